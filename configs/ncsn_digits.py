@@ -1,0 +1,17 @@
+"""NCSN (Song and Ermon 2020): a geometric ladder of noise levels, the network predicts the score.
+
+    sde-diffusion train --config configs/ncsn_digits.py --workdir runs/ncsn_digits
+    sde-diffusion evaluate --workdir runs/ncsn_digits --solver "AnnealedLangevin()" --n 360
+
+Hardware: 2 CPU cores.  Duration: @TIME@.  Expected: @NUMBER@.
+"""
+
+from sde_diffusion.training import default_config
+
+
+def get_config():
+    config = default_config()
+    config.sde = "NCSNLadder(geometric_sigmas(232, 0.01, 10.0))"
+    config.parameterization = "Score()"
+    config.loss = "DenoisingScoreMatching(weighting=SimpleWeighting(), times=ChainTimes())"
+    return config

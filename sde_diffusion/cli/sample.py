@@ -1,0 +1,70 @@
+"""Draws samples from a trained denoiser.
+
+sde-diffusion sample --workdir runs/vp_digits --solver "DDIM(eta=0.0)" --steps 50 --n 64 --seed 0 --out samples.png
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sde_diffusion import expressions, plotting, solvers, training
+from sde_diffusion.cli.options import add_device
+
+FORMATS = (".png", ".npz")
+
+
+def add_solver_arguments(parser: argparse.ArgumentParser, *, n: int) -> None:
+    """What sample and evaluate share: which denoiser, how it is sampled."""
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of a run, or of one of its checkpoints")
+    parser.add_argument("--solver", default="DDIM(eta=0.0)", help='an expression, such as "EulerMaruyama(eta=0.5)"')
+    parser.add_argument("--steps", type=int, help="number of steps; default: the solver's own")
+    parser.add_argument("--grid", help='times of the steps: "karras(rho=7.0)", or a tuple of decreasing times in [0, 1]')
+    parser.add_argument("--n", type=int, default=n, help="number of samples")
+    parser.add_argument("--seed", type=int, default=0)
+    add_device(parser)
+
+
+def draw(
+    arguments: argparse.Namespace, checkpoint: training.Checkpoint, *, callback: Callable[[solvers.Step], None] | None = None
+) -> torch.Tensor:
+    """Samples (n, *d) of a checkpoint's averaged weights, as the arguments say.
+
+    Raises:
+        ValueError: for a solver or grid that is unknown or does not fit.
+    """
+    if arguments.n < 1:
+        raise ValueError(f"--n must be positive, got {arguments.n}")
+    solver = expressions.build(arguments.solver)
+    if not isinstance(solver, solvers.Solver):
+        raise ValueError(f"--solver {arguments.solver} is not a solver; use one such as DDIM(eta=0.0) or EulerMaruyama()")
+    grid = None if arguments.grid is None else expressions.build(arguments.grid)
+    denoiser = checkpoint.denoiser().to(arguments.device)
+    generator = torch.Generator().manual_seed(arguments.seed)
+    shape = (arguments.n, *checkpoint.state["data"]["shape"])
+    return solvers.sample(
+        denoiser, solver, shape=shape, steps=arguments.steps, grid=grid, generator=generator, progress=True, callback=callback
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_solver_arguments(parser, n=64)
+    parser.add_argument("--out", type=Path, required=True, help="picture (.png) or array named samples (.npz) to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    out = arguments.out
+    if out.suffix not in FORMATS:
+        raise ValueError(f"cannot write {out}: the name must end with {' or '.join(FORMATS)}")
+    if out.exists() and not arguments.overwrite:
+        raise FileExistsError(f"{out} exists; add --overwrite to replace it or choose another --out")
+    samples = draw(arguments, training.open_checkpoint(arguments.workdir))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".png":
+        plotting.picture(samples, out)
+    else:
+        np.savez(out, samples=samples.cpu().numpy())
+    print(out)

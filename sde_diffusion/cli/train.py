@@ -1,0 +1,54 @@
+"""Trains a denoiser from a configuration file.
+
+sde-diffusion train --config configs/vp_digits.py --config.lr=1e-3 --workdir runs/vp_digits
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from sde_diffusion import training
+from sde_diffusion.cli.options import add_device, add_existing_run
+
+
+def read_config(argv: Sequence[str]) -> ConfigDict:
+    """The configuration of `--config FILE --config.field=value ...`, on flags of its own, not absl's global ones.
+
+    Raises:
+        ValueError: for a missing file, an unknown field and a value of the wrong type.
+    """
+    strangers = [argument for argument in argv if argument.startswith("-") and not argument.startswith("--config")]
+    if strangers:
+        raise ValueError(f"unknown option {strangers[0]}; see sde-diffusion train --help")
+    values, argv = flags.FlagValues(), ["train", *argv]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    try:
+        surplus = values(argv)[1:]
+        config = values.config
+    except AttributeError as error:
+        unknown, _, hint = str(error).strip("'\"").partition("\\n" if "\\n" in str(error) else "\n")
+        fields = ", ".join(sorted(training.default_config()))
+        raise ValueError(f"the configuration has no field {unknown.strip(chr(39))}; {hint or 'it has'} ({fields})") from None
+    except flags.Error as error:
+        raise ValueError(f"{error}; write --config FILE --config.field=value") from None
+    except OSError as error:
+        raise ValueError(f"cannot read the configuration: {error}; give an existing file such as configs/vp_digits.py") from None
+    if config is None or surplus:
+        raise ValueError(f"give a configuration file, --config configs/vp_digits.py, got {' '.join(surplus) or 'none'}")
+    return config
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", type=Path, required=True, help="folder for checkpoints and the log")
+    add_device(parser)
+    add_existing_run(parser)
+    parser.epilog = "--config FILE names the configuration, --config.field=value changes one field of it"
+
+
+def run(arguments: argparse.Namespace) -> None:
+    config = read_config(arguments.config_arguments)
+    training.train(config, arguments.workdir, resume=arguments.resume, overwrite=arguments.overwrite, device=arguments.device)
+    print(f"sde-diffusion sample --workdir {arguments.workdir} --out samples.png")

@@ -1,0 +1,23 @@
+"""Beliefs about the data behind a noisy state: x0_hat = E[x_0 | x_t]."""
+
+from sde_diffusion.denoisers.base import Denoiser, NFECounter
+from sde_diffusion.denoisers.exact import EmpiricalDenoiser, ExactDenoiser, GaussianDenoiser, GaussianMixtureDenoiser
+from sde_diffusion.denoisers.network import NetworkDenoiser
+from sde_diffusion.denoisers.parameterizations import EDM, X0, Epsilon, Parameterization, Scalings, Score, V
+
+__all__ = [
+    "EDM",
+    "X0",
+    "Denoiser",
+    "EmpiricalDenoiser",
+    "Epsilon",
+    "ExactDenoiser",
+    "GaussianDenoiser",
+    "GaussianMixtureDenoiser",
+    "NFECounter",
+    "NetworkDenoiser",
+    "Parameterization",
+    "Scalings",
+    "Score",
+    "V",
+]

@@ -1,0 +1,122 @@
+"""A belief about the data behind a noisy state.
+
+    x0_hat = E[x_0 | x_t]                                                                        (1)
+    score  = (alpha x0_hat - x)/sigma^2,    eps = (x - alpha x0_hat)/sigma                       (2)
+    v      = dx/dt of the probability-flow ODE = f x - g^2/2 score                               (3)
+
+(2) is Tweedie's formula for x_t = alpha x_0 + sigma eps. Two affine processes of equal alpha/sigma carry the same information, so a
+belief for one is a belief for every other: with log_snr'(t') = log_snr(t),
+
+    x0_hat'(x', t') = x0_hat(x' alpha(t)/alpha'(t'), t)                                          (4)
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sde_diffusion.sdes import AffineSDE
+from sde_diffusion.shapes import Time, as_time, expand
+
+Prediction = Callable[[Tensor, Any], Tensor]
+"""(x, cond) -> x0_hat at a time that is fixed already."""
+
+
+class Denoiser(nn.Module, abc.ABC):
+    """x0_hat (1) and what follows from it.
+
+    Args:
+        sde: the process whose states are denoised.
+    """
+
+    sde: AffineSDE
+
+    def __init__(self, sde: AffineSDE) -> None:
+        super().__init__()
+        self.sde = sde
+
+    @abc.abstractmethod
+    def forward(self, x: Tensor, t: Time, cond: Any = None) -> Tensor:
+        """x0_hat at states x (b, *d), times t () or (b,) and condition `cond`; shape and dtype of x."""
+
+    def at(self, times: Tensor, like: Tensor) -> list[Prediction]:
+        """One function (x, cond) -> x0_hat for each of the times (r,), with all arithmetic on times done beforehand.
+
+        Args:
+            times: float64 on the CPU.
+            like: a tensor of the dtype, device and shape of the states to come.
+        """
+
+        def fix(t: Tensor) -> Prediction:
+            return lambda x, cond: self(x, t, cond)
+
+        return [fix(t) for t in times.to(like.device).unbind()]
+
+    def score(self, x: Tensor, t: Time, cond: Any = None) -> Tensor:
+        """nabla_x log p_t(x) by (2)."""
+        t = as_time(t, x)
+        return (expand(self.sde.alpha(t), x) * self(x, t, cond) - x) / expand(self.sde.sigma(t), x) ** 2
+
+    def eps(self, x: Tensor, t: Time, cond: Any = None) -> Tensor:
+        """The noise in x by (2)."""
+        t = as_time(t, x)
+        return (x - expand(self.sde.alpha(t), x) * self(x, t, cond)) / expand(self.sde.sigma(t), x)
+
+    def v(self, x: Tensor, t: Time, cond: Any = None) -> Tensor:
+        """The velocity (3) of the probability-flow ODE, in the direction of growing t."""
+        t = as_time(t, x)
+        return self.sde.drift(x, t) - 0.5 * expand(self.sde.g(t), x) ** 2 * self.score(x, t, cond)
+
+    def under(self, sde: AffineSDE) -> Denoiser:
+        """The same belief as a denoiser for another affine process, by the change of variables (4)."""
+        return ChangeOfVariables(self, sde)
+
+    @property
+    def like(self) -> Tensor:
+        """An empty tensor with the device and dtype of the first floating-point parameter or buffer (float32 at least)."""
+        for tensor in (*self.parameters(), *self.buffers()):
+            if tensor.is_floating_point():
+                return torch.empty(0, device=tensor.device, dtype=torch.promote_types(tensor.dtype, torch.float32))
+        return torch.empty(0)
+
+
+class ChangeOfVariables(Denoiser):
+    """A denoiser used for another process (4); made by `denoiser.under(sde)`.
+
+    Times outside [0, 1] of the inner process, where the other one is noisier or cleaner than it ever is, are clamped to it.
+    """
+
+    def __init__(self, inner: Denoiser, sde: AffineSDE) -> None:
+        super().__init__(sde)
+        self.inner = inner
+
+    def forward(self, x: Tensor, t: Time, cond: Any = None) -> Tensor:
+        t = as_time(t, x)
+        t_inner = self.inner.sde.t_of_log_snr(self.sde.log_snr(t)).clamp(0, 1)
+        return self.inner(x * expand(self.inner.sde.alpha(t_inner) / self.sde.alpha(t), x), t_inner, cond)
+
+    def at(self, times: Tensor, like: Tensor) -> list[Prediction]:
+        inner_times = self.inner.sde.t_of_log_snr(self.sde.log_snr(times)).clamp(0, 1)
+        scales = (self.inner.sde.alpha(inner_times) / self.sde.alpha(times)).tolist()
+
+        def fix(predict: Prediction, scale: float) -> Prediction:
+            return lambda x, cond: predict(x * scale, cond)
+
+        return [fix(p, s) for p, s in zip(self.inner.at(inner_times, like), scales, strict=True)]
+
+
+class NFECounter(Denoiser):
+    """Hands every call on to another denoiser and counts it in `nfe`."""
+
+    def __init__(self, inner: Denoiser) -> None:
+        super().__init__(inner.sde)
+        self.inner = inner
+        self.nfe = 0
+
+    def forward(self, x: Tensor, t: Time, cond: Any = None) -> Tensor:
+        self.nfe += 1
+        return self.inner(x, t, cond)

@@ -1,0 +1,65 @@
+"""A neural network as a denoiser: x0_hat = c_skip x + c_out F(c_in x, c_noise)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sde_diffusion.denoisers.base import Denoiser, Prediction
+from sde_diffusion.denoisers.parameterizations import Parameterization
+from sde_diffusion.sdes import AffineSDE
+from sde_diffusion.shapes import Time, as_time, expand
+
+
+class NetworkDenoiser(Denoiser):
+    """Any module with `forward(x, c_noise)`, or `forward(x, c_noise, cond)` where a condition is used, and its parameterization.
+
+    The scalars are computed in float64 (on devices that have it) and applied in the dtype of x; the network sees its own dtype, under
+    autocast too, and its output returns to that of x.
+
+    Args:
+        network: takes states (b, *d) and c_noise (b,) = log(sigma/alpha)/4, about -1.2 to 1.3; returns the shape of x.
+        sde: the process it was or will be trained for.
+        parameterization: what it predicts.
+
+    Raises:
+        ValueError: at the first call, if the network returns another shape than that of x.
+    """
+
+    def __init__(self, network: nn.Module, sde: AffineSDE, parameterization: Parameterization) -> None:
+        super().__init__(sde)
+        self.network = network
+        self.parameterization = parameterization
+
+    def forward(self, x: Tensor, t: Time, cond: Any = None) -> Tensor:
+        t = as_time(t, x)
+        c_skip, c_out, c_in, c_noise = self.parameterization.scalings(self.sde, t)
+        dtype = self._network_dtype(x)
+        prediction = self._call((expand(c_in, x) * x).to(dtype), c_noise.to(dtype).expand(len(x)), cond)
+        return expand(c_skip, x) * x + expand(c_out, x) * prediction.to(x.dtype)
+
+    def at(self, times: Tensor, like: Tensor) -> list[Prediction]:
+        skip, out, into, noise = self.parameterization.scalings(self.sde, times)
+        dtype = self._network_dtype(like)
+        noises = noise.to(like.device, dtype).unbind()
+
+        def fix(c_skip: float, c_out: float, c_in: float, c_noise: Tensor) -> Prediction:
+            def predict(x: Tensor, cond: Any) -> Tensor:
+                scaled = x if c_in == 1 else x * c_in
+                prediction = self._call(scaled.to(dtype), c_noise.expand(len(x)), cond).to(x.dtype) * c_out
+                return prediction if c_skip == 0 else prediction.add_(x, alpha=c_skip)
+
+            return predict
+
+        return [fix(*c) for c in zip(skip.tolist(), out.tolist(), into.tolist(), noises, strict=True)]
+
+    def _call(self, x: Tensor, c_noise: Tensor, cond: Any) -> Tensor:
+        y: Tensor = self.network(x, c_noise) if cond is None else self.network(x, c_noise, cond)
+        if y.shape != x.shape:
+            raise ValueError(f"the network returned shape {tuple(y.shape)} for states of shape {tuple(x.shape)}; it must keep the shape")
+        return y
+
+    def _network_dtype(self, x: Tensor) -> torch.dtype:
+        return next((p.dtype for p in self.network.parameters() if p.is_floating_point()), x.dtype)

@@ -1,0 +1,100 @@
+"""What a network predicts, as four scalars: x0_hat = c_skip x + c_out F(c_in x, c_noise).
+
+    Epsilon    F = eps            c_skip = 1/alpha                      c_out = -sigma/alpha            c_in = 1
+    Score      F = sigma score    c_skip = 1/alpha                      c_out = sigma/alpha             c_in = 1
+    X0         F = x0             c_skip = 0                            c_out = 1                       c_in = 1
+    V          F = alpha eps - sigma x0, as (alpha x - x0_hat)/sigma where alpha^2 + sigma^2 = 1
+                                  c_skip = alpha/(alpha^2 + sigma^2)    c_out = -sigma/(alpha^2 + sigma^2)^(1/2)   c_in = (alpha^2 + sigma^2)^(-1/2)
+    EDM        F of unit variance, with S = alpha^2 sigma_data^2 + sigma^2,
+                                  c_skip = alpha sigma_data^2/S         c_out = sigma sigma_data/S^(1/2)           c_in = S^(-1/2)
+
+c_noise = log(sigma/alpha)/4 for all: a network told the noise relative to the signal serves every process of equal log-SNR.
+Ho et al. 2020 (Epsilon), Song & Ermon 2020 (Score: s(x, sigma) = s(x)/sigma), Salimans & Ho 2022 (V), Karras et al. 2022 (EDM, there
+with alpha = 1).
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sde_diffusion.sdes import AffineSDE
+from sde_diffusion.sdes.base import check_positive
+from sde_diffusion.shapes import Time
+
+
+class Scalings(NamedTuple):
+    """The four scalars, each of the shape of t."""
+
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+    c_noise: Tensor
+
+
+class Parameterization(abc.ABC):
+    """A rule that turns a network's output into x0_hat."""
+
+    @abc.abstractmethod
+    def x0_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(c_skip, c_out, c_in) for given signal and noise scale."""
+
+    def scalings(self, sde: AffineSDE, t: Time) -> Scalings:
+        """The four scalars at times t."""
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        return Scalings(*self.x0_weights(alpha, sigma), torch.log(sigma / alpha) / 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Epsilon(Parameterization):
+    """The network predicts the noise (Ho et al. 2020)."""
+
+    def x0_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return 1 / alpha, -sigma / alpha, torch.ones_like(alpha)
+
+
+@dataclasses.dataclass(frozen=True)
+class Score(Parameterization):
+    """The network predicts the score times sigma (Song & Ermon 2020, technique 3)."""
+
+    def x0_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return 1 / alpha, sigma / alpha, torch.ones_like(alpha)
+
+
+@dataclasses.dataclass(frozen=True)
+class X0(Parameterization):
+    """The network predicts the data."""
+
+    def x0_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.zeros_like(alpha), torch.ones_like(alpha), torch.ones_like(alpha)
+
+
+@dataclasses.dataclass(frozen=True)
+class V(Parameterization):
+    """The network predicts v = alpha eps - sigma x_0 of the state brought to alpha^2 + sigma^2 = 1 (Salimans & Ho 2022)."""
+
+    def x0_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        power = alpha**2 + sigma**2
+        return alpha / power, -sigma / power.sqrt(), 1 / power.sqrt()
+
+
+@dataclasses.dataclass(frozen=True)
+class EDM(Parameterization):
+    """Input, output and target have unit variance at every noise level (Karras et al. 2022, table 1).
+
+    Args:
+        sigma_data: standard deviation of the data, > 0.
+    """
+
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_positive(sigma_data=self.sigma_data)
+
+    def x0_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        power = alpha**2 * self.sigma_data**2 + sigma**2
+        return alpha * self.sigma_data**2 / power, sigma * self.sigma_data / power.sqrt(), 1 / power.sqrt()

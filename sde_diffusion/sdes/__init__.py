@@ -1,0 +1,29 @@
+"""Forward processes: they turn data (t = 0) into noise (t = 1)."""
+
+from sde_diffusion.sdes.base import SDE, AffineSDE, Posterior, Transition
+from sde_diffusion.sdes.chains import AffineChain, Chain, DDPMChain, NCSNLadder, cosine_betas, geometric_sigmas, linear_betas
+from sde_diffusion.sdes.flow import RectifiedFlow
+from sde_diffusion.sdes.reverse import ReverseSDE
+from sde_diffusion.sdes.ve import EDMSDE, VESDE
+from sde_diffusion.sdes.vp import VPSDE, CosineVPSDE, SubVPSDE
+
+__all__ = [
+    "EDMSDE",
+    "SDE",
+    "VESDE",
+    "VPSDE",
+    "AffineChain",
+    "AffineSDE",
+    "Chain",
+    "CosineVPSDE",
+    "DDPMChain",
+    "NCSNLadder",
+    "Posterior",
+    "RectifiedFlow",
+    "ReverseSDE",
+    "SubVPSDE",
+    "Transition",
+    "cosine_betas",
+    "geometric_sigmas",
+    "linear_betas",
+]

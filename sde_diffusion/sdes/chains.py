@@ -1,0 +1,186 @@
+"""Discrete models as exact continuous processes.
+
+A chain x_i = a_i x_{i-1} + sqrt(q_i) z, i = 1..n, has marginals (alpha_i, sigma_i) at the nodes t_i = i/n. Between two nodes f and g are
+constant, with h = 1/n and u = t - t_{i-1},
+
+    f = log(alpha_i/alpha_{i-1})/h,    g^2 = Q_i 2f/(exp(2fh) - 1),    Q_i = sigma_i^2 - (alpha_i/alpha_{i-1})^2 sigma_{i-1}^2    (1)
+    alpha = alpha_{i-1} exp(fu),       sigma^2 = exp(2fu) sigma_{i-1}^2 + g^2 (exp(2fu) - 1)/(2f)                              (2)
+
+so that the process has exactly the chain's transitions at the nodes. DDPM's chain (Ho et al. 2020, arXiv 2006.11239) is the VP SDE with
+piecewise-constant beta; NCSN's ladder (Song & Ermon 2019, 1907.05600) is the VE SDE with piecewise-constant g.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sde_diffusion.sdes.base import AffineSDE
+from sde_diffusion.shapes import Time, as_time
+
+
+def _expm1_ratio(z: Tensor) -> Tensor:
+    """(exp(z) - 1)/z, 1 at z = 0."""
+    return torch.where(z == 0, 1.0, torch.expm1(z) / torch.where(z == 0, 1.0, z))
+
+
+class Chain(AffineSDE):
+    """A chain with nodes t = i/length, continued between them by (2). Its t_min is 0: a sampler ends on the data themselves."""
+
+    t_min: float = 0.0
+
+    @abc.abstractmethod
+    def nodes(self) -> tuple[Sequence[float], Sequence[float]]:
+        """(alphas, sigmas) at t = 0, 1/n, ..., 1."""
+
+    @property
+    def length(self) -> int:  # type: ignore[override]
+        return len(self._tables[0]) - 1
+
+    @functools.cached_property
+    def _tables(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """alpha, sigma^2 at the nodes (n + 1,), f, g^2 on the segments (n,)."""
+        alpha, sigma = (torch.tensor(a, dtype=torch.float64) for a in self.nodes())
+        h, ratio = 1 / (len(alpha) - 1), alpha[1:] / alpha[:-1]
+        f = torch.log(ratio) / h
+        q = sigma[1:] ** 2 - ratio**2 * sigma[:-1] ** 2
+        return alpha, sigma**2, f, q / (h * _expm1_ratio(2 * f * h))
+
+    def _segment(self, t: Time) -> tuple[Tensor, ...]:
+        """(u, alpha_{i-1}, sigma_{i-1}^2, f, g^2) of (1) at times t."""
+        t = as_time(t)
+        n = self.length
+        i = (torch.ceil(t.detach() * n).long() - 1).clamp(0, n - 1)  # t = i/n belongs to the segment that ends there
+        alpha, variance, f, g2 = (a.to(t.device) for a in self._tables)
+        return t - (i / n).to(t), *(a[i].to(t) for a in (alpha, variance, f, g2))
+
+    def alpha(self, t: Time) -> Tensor:
+        u, alpha, _, f, _ = self._segment(t)
+        return alpha * torch.exp(f * u)
+
+    def sigma(self, t: Time) -> Tensor:
+        u, _, variance, f, g2 = self._segment(t)
+        return torch.sqrt(torch.exp(2 * f * u) * variance + g2 * u * _expm1_ratio(2 * f * u))
+
+    def f(self, t: Time) -> Tensor:
+        return self._segment(t)[3]
+
+    def g(self, t: Time) -> Tensor:
+        return torch.sqrt(self._segment(t)[4])
+
+    def t_of_log_snr(self, lam: Time) -> Tensor:
+        # r = sigma^2/alpha^2 grows on a segment as r_{i-1} + (g/alpha_{i-1})^2 (1 - exp(-2fu))/(2f); solved for u
+        r = torch.exp(-2 * as_time(lam))
+        alpha, variance, f, g2 = (a.to(r) for a in self._tables)
+        nodes = variance / alpha**2
+        i = (torch.searchsorted(nodes, r.detach().contiguous()) - 1).clamp(0, self.length - 1)
+        y = (r - nodes[i]) * alpha[i] ** 2 / g2[i]
+        z = -2 * f[i] * y
+        u = y * torch.where(z == 0, 1.0, torch.log1p(z) / torch.where(z == 0, 1.0, z))
+        return i / self.length + u
+
+
+@dataclasses.dataclass(frozen=True)
+class DDPMChain(Chain):
+    """DDPM's chain x_i = sqrt(1 - beta_i) x_{i-1} + sqrt(beta_i) z (Ho et al. 2020).
+
+    Args:
+        betas: beta_1, ..., beta_n, each in (0, 1); `linear_betas(1000)` are the paper's.
+    """
+
+    betas: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", _floats(self.betas, "betas"))
+        for i, beta in enumerate(self.betas, start=1):
+            if not 0 < beta < 1:
+                raise ValueError(f"betas must lie in (0, 1), got beta_{i}={beta}")
+
+    @property
+    def prior_std(self) -> float:
+        return 1.0
+
+    def nodes(self) -> tuple[Sequence[float], Sequence[float]]:
+        log_alpha_bar = np.cumsum(np.log1p(-np.asarray(self.betas)))  # log1p, expm1: 1 - alpha_bar keeps its digits at i = 1
+        alphas, sigmas = np.exp(0.5 * log_alpha_bar), np.sqrt(-np.expm1(log_alpha_bar))
+        return [1.0, *alphas.tolist()], [0.0, *sigmas.tolist()]
+
+
+@dataclasses.dataclass(frozen=True)
+class NCSNLadder(Chain):
+    """NCSN's noise levels: x at t = i/n is data plus sigma_i z, and at t = 0 the data (Song & Ermon 2019).
+
+    Args:
+        sigmas: sigma_1 < ... < sigma_n, all > 0. The papers number them the other way round, from the largest.
+    """
+
+    sigmas: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sigmas", _floats(self.sigmas, "sigmas"))
+        if not self.sigmas[0] > 0:
+            raise ValueError(f"sigmas must be positive, got sigmas[0]={self.sigmas[0]}")
+        for i, (low, high) in enumerate(zip(self.sigmas, self.sigmas[1:], strict=False)):
+            if not low < high:
+                raise ValueError(f"sigmas must increase, got sigmas[{i}]={low}, sigmas[{i + 1}]={high}; pass sigmas[::-1]?")
+
+    def nodes(self) -> tuple[Sequence[float], Sequence[float]]:
+        return [1.0] * (len(self.sigmas) + 1), [0.0, *self.sigmas]
+
+
+@dataclasses.dataclass(frozen=True)
+class AffineChain(Chain):
+    """Any chain by its marginals at t = 0, 1/n, ..., 1; `sde.discretize(n)` makes it.
+
+    Args:
+        alphas: alpha_0 >= ... >= alpha_n > 0 (n + 1 of them).
+        sigmas: sigma_0, ..., sigma_n with increasing sigma/alpha.
+    """
+
+    alphas: tuple[float, ...]
+    sigmas: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("alphas", "sigmas"):
+            object.__setattr__(self, name, _floats(getattr(self, name), name))
+        if len(self.alphas) != len(self.sigmas):
+            raise ValueError(f"alphas and sigmas must be as many, got {len(self.alphas)} and {len(self.sigmas)}")
+        if not min(self.alphas) > 0:
+            raise ValueError(f"alphas must be positive, got {min(self.alphas)}")
+        ratio = np.asarray(self.sigmas) / np.asarray(self.alphas)
+        if not (np.diff(ratio) > 0).all():
+            i = int(np.argmin(np.diff(ratio)))
+            raise ValueError(f"sigma/alpha must increase, got {ratio[i]} at node {i} and {ratio[i + 1]} at node {i + 1}")
+
+    def nodes(self) -> tuple[Sequence[float], Sequence[float]]:
+        return self.alphas, self.sigmas
+
+
+def linear_betas(n: int, beta_1: float = 1e-4, beta_n: float = 0.02) -> tuple[float, ...]:
+    """n values in equal steps from beta_1 to beta_n; the defaults are Ho et al. 2020's for n = 1000."""
+    return tuple(np.linspace(beta_1, beta_n, n).tolist())
+
+
+def cosine_betas(n: int, s: float = 0.008, beta_max: float = 0.999) -> tuple[float, ...]:
+    """beta_i = 1 - alpha_bar(i/n)/alpha_bar((i-1)/n), alpha_bar = cos^2((t + s)/(1 + s) pi/2), clipped (Nichol & Dhariwal 2021)."""
+    alpha_bar = np.cos((np.arange(n + 1) / n + s) / (1 + s) * math.pi / 2) ** 2
+    return tuple(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], beta_max).tolist())
+
+
+def geometric_sigmas(n: int, sigma_min: float = 0.01, sigma_max: float = 50.0) -> tuple[float, ...]:
+    """n levels in geometric progression from sigma_min to sigma_max."""
+    return tuple(np.geomspace(sigma_min, sigma_max, n).tolist())
+
+
+def _floats(values: Sequence[float], name: str) -> tuple[float, ...]:
+    floats = tuple(float(v) for v in values)
+    if len(floats) < 2 or not all(map(math.isfinite, floats)):
+        raise ValueError(f"{name} must be at least 2 finite numbers, got {floats[:4]}{'...' if len(floats) > 4 else ''}")
+    return floats

@@ -1,0 +1,160 @@
+"""Checkpoints: folders of safetensors and one JSON file, written as a whole or not at all, never pickled.
+
+    workdir/checkpoints/00001000/{network,ema,optimizer}.safetensors      the tensors
+                                 state.json                               step, generator, configuration, versions, checksums
+
+A checkpoint is written under another name, flushed to the disk and then renamed, which is atomic: whenever the process
+dies, the folders whose names are numbers are complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from sde_diffusion import expressions
+from sde_diffusion.denoisers import NetworkDenoiser
+
+FORMAT = 1
+FOLDER = "checkpoints"
+TEMPORARY = "writing-"
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Makes the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON to a file as a whole or not at all."""
+    temporary = path.with_name(TEMPORARY + path.name)
+    _write(temporary, json.dumps(content, indent=1).encode())
+    os.replace(temporary, path)
+
+
+def save_checkpoint(workdir: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], *, keep: int) -> Path:
+    """Writes the checkpoint of a step atomically and removes all but the newest `keep`.
+
+    Args:
+        workdir: folder of the run.
+        step: number of updates done.
+        tensors: groups of named tensors, one safetensors file each.
+        state: what else is to be kept, as JSON.
+        keep: at least 1.
+    """
+    folder = workdir / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    for abandoned in folder.glob(TEMPORARY + "*"):
+        shutil.rmtree(abandoned)
+    temporary, final = folder / f"{TEMPORARY}{step:08d}", folder / f"{step:08d}"
+    temporary.mkdir()
+    checksums = {}
+    for name, group in tensors.items():
+        content = save({key: tensor.detach().cpu().contiguous() for key, tensor in group.items()})
+        checksums[name] = hashlib.sha256(content).hexdigest()
+        _write(temporary / f"{name}.safetensors", content)
+    versions = {"torch": torch.__version__, "python": platform.python_version()}
+    state = {"format": FORMAT, "step": step, **state, "versions": versions, "sha256": checksums}
+    _write(temporary / "state.json", json.dumps(state, indent=1).encode())
+    _sync(temporary)
+    os.rename(temporary, final)
+    _sync(folder)
+    for old in checkpoints(workdir)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def checkpoints(workdir: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    return sorted(path for path in (workdir / FOLDER).glob("*") if path.name.isdigit())
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on the disk: its folder and the content of its state.json."""
+
+    path: Path
+    state: dict[str, Any]
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """One group of tensors: "network", "ema" or "optimizer".
+
+        Raises:
+            ValueError: when the file is missing or not what was written.
+        """
+        try:
+            content = (self.path / f"{name}.safetensors").read_bytes()
+            if hashlib.sha256(content).hexdigest() != self.state["sha256"][name]:
+                raise _damaged(self.path, f"the checksum of {name}.safetensors does not match")
+            return load(content)
+        except (OSError, KeyError, SafetensorError) as error:
+            raise _damaged(self.path, f"{name}.safetensors: {error}") from error
+
+    def denoiser(self, *, ema: bool = True) -> NetworkDenoiser:
+        """The denoiser of the run, with averaged weights (ema) or the last ones, in evaluation mode on the CPU."""
+        config = self.state["config"]
+        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
+            network = expressions.build(config["network"])
+        network.load_state_dict(self.tensors("ema" if ema else "network"))
+        sde, parameterization = expressions.build(config["sde"]), expressions.build(config["parameterization"])
+        return NetworkDenoiser(network, sde, parameterization).requires_grad_(False).eval()
+
+
+def _damaged(path: Path, cause: str) -> ValueError:
+    others = [str(other) for other in checkpoints(path.parent.parent) if other != path]
+    cure = f"use {others[-1]} instead" if others else "train again with --overwrite"
+    return ValueError(f"the checkpoint {path} is damaged ({cause}); {cure}")
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """The newest checkpoint of a run's workdir, or the one whose folder is given.
+
+    Raises:
+        FileNotFoundError: where there is none.
+        ValueError: for a damaged one.
+    """
+    path = Path(path)
+    if not (path / "state.json").exists() and not path.name.isdigit():
+        found = checkpoints(path)
+        if not found:
+            raise FileNotFoundError(f"no checkpoint in {path}; train one with `sde-diffusion train --workdir {path}`"
+                                    " or give the folder of an existing run")  # fmt: skip
+        path = found[-1]
+    try:
+        state = json.loads((path / "state.json").read_text())
+    except (OSError, ValueError) as error:
+        raise _damaged(path, f"state.json: {error}") from error
+    if state.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {state.get('format')}, this version reads format {FORMAT}; use the version that wrote it")
+    return Checkpoint(path, state)
+
+
+def load_denoiser(path: str | Path, *, ema: bool = True) -> NetworkDenoiser:
+    """The trained denoiser of a workdir (its newest checkpoint) or of one checkpoint folder.
+
+    Args:
+        path: the workdir or the checkpoint's folder.
+        ema: take the averaged weights, which sample better, not the last ones.
+    """
+    return open_checkpoint(path).denoiser(ema=ema)

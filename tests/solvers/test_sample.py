@@ -1,0 +1,156 @@
+import pytest
+import torch
+
+import sde_diffusion as sd
+
+
+def mixture(sde: sd.AffineSDE) -> sd.GaussianMixtureDenoiser:
+    return sd.GaussianMixtureDenoiser([[1.0, 0.0, -1.0], [-1.0, 0.5, 0.5]], [0.3, 0.5], [0.4, 0.6], sde)
+
+
+SOLVERS = [
+    sd.EulerMaruyama(),
+    sd.ReverseDiffusion(),
+    sd.Ancestral(),
+    sd.DDIM(eta=0.5),
+    sd.Heun(),
+    sd.Langevin(),
+    sd.Langevin(norm="sample"),
+    sd.AnnealedLangevin(epsilon=1e-3, steps=2),
+    sd.PredictorCorrector(),
+    sd.PredictorCorrector(first="corrector", corrector=sd.Langevin(steps=2)),
+    sd.FinalDenoise(sd.PredictorCorrector(sd.EulerMaruyama())),
+    sd.ProbabilityFlowODE(rtol=1e-3, atol=1e-3),
+]
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+def test_a_sample_depends_on_its_own_seed_and_not_on_its_batch(solver):
+    denoiser = mixture(sd.VPSDE())
+    steps = None if isinstance(solver, sd.ProbabilityFlowODE) else 6
+    seeds = [3, 1, 4, 1, 5]
+    whole = sd.sample(denoiser, solver, shape=(5, 3), steps=steps, seeds=seeds)
+    parts = [sd.sample(denoiser, solver, shape=(len(part), 3), steps=steps, seeds=part) for part in ([3, 1], [4], [1, 5])]
+    torch.testing.assert_close(whole, torch.cat(parts), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(whole[1], whole[3], rtol=0, atol=0)
+
+
+def test_the_papers_batch_norm_does_couple_samples():
+    denoiser, solver = mixture(sd.VPSDE()), sd.PredictorCorrector(corrector=sd.Langevin(norm="batch"))
+    whole = sd.sample(denoiser, solver, shape=(5, 3), steps=6, seeds=range(5))
+    alone = sd.sample(denoiser, solver, shape=(1, 3), steps=6, seeds=[0])
+    assert (whole[:1] - alone).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+@pytest.mark.parametrize("sde", [sd.VPSDE(), sd.SubVPSDE(), sd.VESDE(sigma_max=5.0), sd.DDPMChain(sd.linear_betas(40))], ids=type)
+def test_every_solver_runs_on_every_process_and_event_shape(solver, sde):
+    for dtype in (torch.float32, torch.float64):
+        x = sde.prior_sample((2, 2, 3, 4), sd.Stream(torch.Generator().manual_seed(0)), dtype=dtype)
+        denoiser = sd.GaussianDenoiser(torch.zeros(2, 3, 4), 0.5, sde)
+        out = sd.sample(denoiser, solver, x=x, steps=5, seeds=[0, 1], grid=sd.uniform(t_min=0.1))
+        assert out.shape == x.shape
+        assert out.dtype == dtype
+        assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+def test_the_trajectory_ends_where_the_sample_is_and_calls_back_at_each_step(solver):
+    denoiser, seen = mixture(sd.VPSDE()), []
+    grid = sd.uniform(denoiser.sde, 4)
+    times, states = sd.trajectory(denoiser, solver, shape=(2, 3), grid=grid, seeds=[0, 1], callback=seen.append)
+    end = sd.sample(denoiser, solver, shape=(2, 3), grid=grid, seeds=[0, 1])
+    torch.testing.assert_close(states[-1], end, rtol=0, atol=0)
+    torch.testing.assert_close(times[:5], grid, rtol=0, atol=0)
+    assert [step.index for step in seen] == list(range(1, len(times)))
+    assert [step.t for step in seen] == times[1:].tolist()
+    assert len(states) == len(times)
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+def test_the_calls_that_a_solver_reports_are_those_that_a_counter_counts(solver):
+    counter, seen = sd.NFECounter(mixture(sd.VPSDE())), []
+    steps = None if isinstance(solver, sd.ProbabilityFlowODE) else 6
+    sd.sample(counter, solver, shape=(2, 3), steps=steps, seeds=[0, 1], callback=seen.append)
+    assert counter.nfe == seen[-1].nfe > 0
+
+
+def test_a_generator_reproduces_and_the_global_stream_is_not_touched():
+    denoiser, before = mixture(sd.VPSDE()), torch.get_rng_state()
+    a, b = (sd.sample(denoiser, sd.EulerMaruyama(), shape=(4, 3), steps=5, generator=torch.Generator().manual_seed(7)) for _ in range(2))
+    unseeded = [sd.sample(denoiser, sd.EulerMaruyama(), shape=(4, 3), steps=5) for _ in range(2)]
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert not torch.equal(*unseeded)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_two_solvers_on_replayed_noise_see_the_same_path():
+    denoiser = mixture(sd.VPSDE())
+    grid = sd.uniform(denoiser.sde, 30)
+    record = sd.Record(sd.PerSample(range(3)))
+    a = sd.sample(denoiser, sd.DDIM(1.0), shape=(3, 3), grid=grid, noise=record)
+    b = sd.sample(denoiser, sd.Ancestral(), shape=(3, 3), grid=grid, noise=sd.Replay(record.draws))
+    torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("solver", [sd.DDIM(), sd.Heun(), sd.EulerMaruyama(), sd.ProbabilityFlowODE()], ids=repr)
+def test_gradients_flow_through_the_sampler_only_when_asked(solver):
+    denoiser = mixture(sd.VPSDE())
+    x = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    assert not sd.sample(denoiser, solver, x=x, grid=[1.0, 0.5, 0.1], seeds=[0]).requires_grad
+
+    def run(x):
+        return sd.sample(denoiser, solver, x=x, grid=[1.0, 0.5, 0.1], seeds=[0], differentiable=True)
+
+    assert torch.autograd.gradcheck(run, x, atol=1e-4, rtol=1e-3)
+
+
+def test_the_condition_reaches_the_network():
+    class Conditional(torch.nn.Module):
+        def forward(self, x, c_noise, cond):
+            return x * cond[:, None]
+
+    denoiser = sd.NetworkDenoiser(Conditional(), sd.VPSDE(), sd.X0())
+    x, cond = torch.ones(2, 3), torch.tensor([0.0, 1.0])
+    for solver in (sd.DDIM(), sd.PredictorCorrector(), sd.ProbabilityFlowODE()):
+        out = sd.sample(denoiser, solver, x=x, steps=3, cond=cond, seeds=[0, 0])
+        assert not torch.allclose(out[0], out[1])
+
+
+def test_progress_writes_a_bar_to_stderr_only(capsys):
+    sd.sample(mixture(sd.VPSDE()), sd.DDIM(), shape=(1, 3), steps=3, progress=True, seeds=[0])
+    out, err = capsys.readouterr()
+    assert not out
+    assert "3/3" in err or "step" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"pass either shape=\(b, \*d\)"),
+        ({"shape": (2, 3), "x": torch.zeros(2, 3)}, "pass either shape"),
+        ({"shape": (3,)}, "at least one data dimension"),
+        ({"x": torch.zeros(3)}, r"floating point of shape \(b, \*d\)"),
+        ({"x": torch.zeros(3, 3, dtype=torch.long)}, "floating point"),
+        ({"shape": (2, 3), "steps": 0}, "steps must be at least 1, got 0"),
+        ({"shape": (2, 3), "grid": [1.0, 0.5, 0.1], "steps": 3}, "steps=3 contradicts a grid of 3 times"),
+        ({"shape": (2, 3), "grid": [0.001, 0.5, 1.0]}, r"grid must decrease.*pass grid.flip\(0\)\?"),
+        ({"shape": (2, 3), "grid": [1.0, 0.5, 0.5, 0.1]}, r"t\[1\]=0.5 <= t\[2\]=0.5"),
+        ({"shape": (2, 3), "grid": [999.0, 500.0, 0.0]}, r"lie in \[0, 1\].*got 999"),
+        ({"shape": (2, 3), "grid": [1.0, float("nan")]}, r"lie in \[0, 1\].*got nan"),
+        ({"shape": (2, 3), "grid": [1.0]}, "at least 2 times"),
+        ({"shape": (2, 3), "grid": [0.5, 0.1]}, "pass x= with the state at that time"),
+        ({"shape": (2, 3), "seeds": [1, 2], "generator": torch.Generator()}, "generator and seeds each name"),
+        ({"shape": (2, 3), "seeds": [1, 2, 3]}, "3 seeds for a batch of 2"),
+    ],
+)
+def test_wrong_arguments_are_refused_with_value_cause_and_cure(options, message):
+    with pytest.raises(ValueError, match=message):
+        sd.sample(mixture(sd.VPSDE()), sd.DDIM(), **options)
+
+
+def test_no_step_may_end_at_sigma_0_for_a_solver_that_divides_by_it():
+    denoiser = mixture(sd.DDPMChain(sd.linear_betas(50)))
+    with pytest.raises(ValueError, match=r"divides by sigma, which is 0 at the grid's end t=0; end it at t_min > 0, such as 1/50"):
+        sd.sample(denoiser, sd.ProbabilityFlowODE(), shape=(2, 3), grid=[1.0, 0.0])
+    assert sd.sample(denoiser, sd.ProbabilityFlowODE(), shape=(2, 3), seeds=[0, 1]).isfinite().all()
