@@ -7,6 +7,7 @@ names. Only calls, names, numbers, strings, tuples, lists, dicts and minus signs
 from __future__ import annotations
 
 import ast
+import dataclasses
 import difflib
 import sys
 from collections.abc import Mapping
@@ -28,9 +29,18 @@ def build(text: str, names: Mapping[str, Any] | None = None) -> Any:
         names = {name: getattr(package, name) for name in package.__all__}
     try:
         tree = ast.parse(text.strip(), mode="eval").body
+        return _evaluate(tree, names, text)
     except SyntaxError as error:
         raise ValueError(f"{text!r} is not an expression ({error.msg}); write it like DDIM(eta=0.5)") from None
-    return _evaluate(tree, names, text)
+    except (RecursionError, MemoryError):
+        raise ValueError(f"{text[:40]!r}... is nested too deeply") from None
+
+
+def plain_floats(obj: Any) -> None:
+    """Makes the float fields of a frozen dataclass Python's own: NumPy's print as np.float64(0.1), which `build` cannot read."""
+    for field in dataclasses.fields(obj):
+        if field.type == "float":
+            object.__setattr__(obj, field.name, float(getattr(obj, field.name)))
 
 
 def _evaluate(node: ast.expr, names: Mapping[str, Any], text: str) -> Any:
@@ -39,13 +49,13 @@ def _evaluate(node: ast.expr, names: Mapping[str, Any], text: str) -> Any:
             return value
         case ast.Name(id=name):
             return _look_up(name, names, text)
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_evaluate(operand, names, text)
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+            return -value
         case ast.Tuple(elts=elements):
             return tuple(_evaluate(e, names, text) for e in elements)
         case ast.List(elts=elements):
             return [_evaluate(e, names, text) for e in elements]
-        case ast.Dict(keys=keys, values=values) if None not in keys:
+        case ast.Dict(keys=keys, values=values) if all(isinstance(k, ast.Constant) for k in keys):
             return {_evaluate(k, names, text): _evaluate(v, names, text) for k, v in zip(keys, values, strict=True) if k is not None}
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if all(k.arg for k in keywords):
             make = _look_up(name, names, text)
@@ -61,6 +71,7 @@ def _evaluate(node: ast.expr, names: Mapping[str, Any], text: str) -> Any:
 def _look_up(name: str, names: Mapping[str, Any], text: str) -> Any:
     if name in names:
         return names[name]
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    by_lower = {known.lower(): known for known in names}  # ddim is meant to be DDIM
+    close = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)]
     hint = f"did you mean {' or '.join(close)}?" if close else "see the public names in dir(sde_diffusion)"
     raise ValueError(f"unknown name {name!r} in {text!r}; {hint}")

@@ -45,7 +45,7 @@ class PerSample:
     def __init__(self, seeds: Iterable[int]) -> None:
         self.seeds = tuple(int(s) for s in seeds)
         self._generators = [torch.Generator().manual_seed(s) for s in self.seeds]
-        self._buffers: dict[torch.dtype, Tensor] = {}
+        self._buffers: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     def __repr__(self) -> str:
         return f"PerSample({list(self.seeds)})"
@@ -53,14 +53,14 @@ class PerSample:
     def __call__(self, x: Tensor) -> Tensor:
         if len(x) != len(self.seeds):
             raise ValueError(f"PerSample has {len(self.seeds)} seeds for a batch of {len(x)}; pass one seed per sample")
-        n = x[0].numel()
-        buffer = self._buffers.get(x.dtype)
+        n = x.shape[1:].numel()
+        buffer = self._buffers.get((x.dtype, x.device))
         if buffer is None or buffer.shape[1] < n:
             # Refilled by a rule that depends on one sample's size alone, so that a sample never sees its batch.
-            size = max(self.block // n, 1) * n
+            size = max(self.block // max(n, 1), 1) * n
             draws = [torch.randn(size, generator=g, dtype=x.dtype) for g in self._generators]
             buffer = torch.stack(draws).to(x.device) if draws else x.new_empty(0, size)
-        z, self._buffers[x.dtype] = buffer[:, :n], buffer[:, n:]
+        z, self._buffers[x.dtype, x.device] = buffer[:, :n], buffer[:, n:]
         return z.reshape(x.shape)
 
 

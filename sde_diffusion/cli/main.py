@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.config_arguments = rest
     try:
         arguments.run(arguments)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, ArithmeticError) as error:
         print(f"sde-diffusion {arguments.name}: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:

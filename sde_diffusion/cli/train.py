@@ -4,6 +4,8 @@ sde-diffusion train --config configs/vp_digits.py --config.lr=1e-3 --workdir run
 """
 
 import argparse
+import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,17 +28,21 @@ def read_config(argv: Sequence[str]) -> ConfigDict:
     values, argv = flags.FlagValues(), ["train", *argv]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
-        surplus = values(argv)[1:]
-        config = values.config
+        surplus, config = values(argv)[1:], values.config
+        fields = list(config or ())  # a file that could not be loaded raises here
     except AttributeError as error:
-        unknown, _, hint = str(error).strip("'\"").partition("\\n" if "\\n" in str(error) else "\n")
-        fields = ", ".join(sorted(training.default_config()))
-        raise ValueError(f"the configuration has no field {unknown.strip(chr(39))}; {hint or 'it has'} ({fields})") from None
+        known = sorted(training.default_config())
+        name = next((name for name in re.findall(r"--config\.(\w+)", " ".join(argv)) if name not in known), str(error))
+        close = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"the fields are {', '.join(known)}"
+        raise ValueError(f"the configuration has no field {name!r}; {hint}") from None
     except flags.Error as error:
         raise ValueError(f"{error}; write --config FILE --config.field=value") from None
     except OSError as error:
-        raise ValueError(f"cannot read the configuration: {error}; give an existing file such as configs/vp_digits.py") from None
-    if config is None or surplus:
+        raise ValueError(
+            f"cannot read the configuration ({str(error).splitlines()[-1].strip()}); give an existing file such as configs/vp_digits.py"
+        ) from None
+    if not fields or surplus:
         raise ValueError(f"give a configuration file, --config configs/vp_digits.py, got {' '.join(surplus) or 'none'}")
     return config
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +23,9 @@ from torch import Tensor
 from sde_diffusion.denoisers.base import Denoiser
 from sde_diffusion.noise import Noise, make_noise
 from sde_diffusion.sdes import AffineSDE
-from sde_diffusion.shapes import Time, as_time
+from sde_diffusion.shapes import Time, as_time, check_time_shape
+
+_ASYMMETRY = 1e-6  # of covariances, relative: what float32 rounding leaves
 
 
 class ExactDenoiser(Denoiser, abc.ABC):
@@ -33,7 +36,9 @@ class ExactDenoiser(Denoiser, abc.ABC):
         """log p_t(x) in nats, shape (b,)."""
 
     @abc.abstractmethod
-    def sample_data(self, n: int, *, noise: Noise | None = None, generator: torch.Generator | None = None) -> Tensor:
+    def sample_data(
+        self, n: int, *, noise: Noise | None = None, generator: torch.Generator | None = None, seeds: Iterable[int] | None = None
+    ) -> Tensor:
         """n draws from the data law, shape (n, *d)."""
 
 
@@ -80,18 +85,20 @@ class GaussianMixtureDenoiser(ExactDenoiser):
             size = centers[0].numel()
             if c.shape != (k, size, size):
                 raise ValueError(f"covariances must have shape ({k}, {size}, {size}), got {tuple(c.shape)}")
+            if (c - c.mT).abs().max() > _ASYMMETRY * c.abs().max():
+                raise ValueError(f"covariances must be symmetric, got a difference of {(c - c.mT).abs().max().item():.3g}")
             variances, rotations = torch.linalg.eigh(c)
             if variances.min() < -1e-12 * variances.max():
                 raise ValueError(f"covariances must be positive semi-definite, got an eigenvalue {variances.min().item():.3g}")
             variances = variances.clamp(min=0)
         self.register_buffer("means", centers.flatten(1))
         self.register_buffer("variances", variances.contiguous())
-        self.register_buffer("log_weights", w.log())
+        self.register_buffer("log_weights", (w / w.sum()).log())
         self.register_buffer("rotations", rotations)
 
     def _modes(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(alpha, y_k, v_k, log of w_k N(y_k; 0, v_k)) in float64: (b or 1, 1, 1), (b, k, D), (b or 1, k, D), (b, k)."""
-        t = as_time(t, x).to(x.device, torch.float64).reshape(-1, 1, 1)
+        t = _times(t, x, self.event_shape)[:, None, None]
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
         y = x.flatten(1).double()[:, None] - alpha * self.means
         if self.rotations is not None:
@@ -117,8 +124,10 @@ class GaussianMixtureDenoiser(ExactDenoiser):
     def log_prob(self, x: Tensor, t: Time) -> Tensor:
         return self._modes(x, t)[3].logsumexp(1).to(x.dtype)
 
-    def sample_data(self, n: int, *, noise: Noise | None = None, generator: torch.Generator | None = None) -> Tensor:
-        draw = make_noise(noise, generator=generator)
+    def sample_data(
+        self, n: int, *, noise: Noise | None = None, generator: torch.Generator | None = None, seeds: Iterable[int] | None = None
+    ) -> Tensor:
+        draw = make_noise(noise, generator=generator, seeds=seeds)
         # The mode of a draw is the quantile of one more normal number, so that one noise source is enough.
         u = torch.special.ndtr(draw(self.means.new_empty(n)))
         k = torch.searchsorted(self.log_weights.exp().cumsum(0), u).clamp(max=len(self.means) - 1)
@@ -155,7 +164,7 @@ class EmpiricalDenoiser(ExactDenoiser):
         x0_hat = sum_i softmax_i(-|x - alpha x_i|^2/(2 sigma^2)) x_i
 
     Args:
-        data: (n, *d), floating point; x is denoised in the wider of the two dtypes.
+        data: (n, *d), floating point; x is denoised in the wider of the two dtypes, float32 at least.
         sde: the process.
     """
 
@@ -169,8 +178,8 @@ class EmpiricalDenoiser(ExactDenoiser):
 
     def _log_kernels(self, x: Tensor, t: Time) -> Tensor:
         """log N(x; alpha x_i, sigma^2 I), (b, n)."""
-        dtype = torch.promote_types(x.dtype, self.data.dtype)
-        t = as_time(t, x).to(x.device, torch.float64).reshape(-1, 1)
+        dtype = torch.promote_types(torch.promote_types(x.dtype, self.data.dtype), torch.float32)
+        t = _times(t, x, self.data.shape[1:])[:, None]
         alpha, sigma = self.sde.alpha(t).to(dtype), self.sde.sigma(t).to(dtype)
         points = self.data.flatten(1).to(dtype)
         distance = torch.cdist(x.flatten(1).to(dtype) / alpha, points, compute_mode="donot_use_mm_for_euclid_dist")
@@ -183,9 +192,20 @@ class EmpiricalDenoiser(ExactDenoiser):
     def log_prob(self, x: Tensor, t: Time) -> Tensor:
         return (self._log_kernels(x, t).logsumexp(1) - math.log(len(self.data))).to(x.dtype)
 
-    def sample_data(self, n: int, *, noise: Noise | None = None, generator: torch.Generator | None = None) -> Tensor:
-        u = torch.special.ndtr(make_noise(noise, generator=generator)(self.data.new_empty(n, dtype=torch.float64)))
+    def sample_data(
+        self, n: int, *, noise: Noise | None = None, generator: torch.Generator | None = None, seeds: Iterable[int] | None = None
+    ) -> Tensor:
+        u = torch.special.ndtr(make_noise(noise, generator=generator, seeds=seeds)(self.data.new_empty(n, dtype=torch.float64)))
         return self.data[(u * len(self.data)).long().clamp(max=len(self.data) - 1)]
+
+
+def _times(t: Time, x: Tensor, event_shape: Sequence[int]) -> Tensor:
+    """Float64 times (1,) or (b,) for states x, checked, for broadcasting would hide a wrong shape."""
+    t = as_time(t, x)
+    if tuple(x.shape[1:]) != tuple(event_shape):
+        raise ValueError(f"states must have shape (b, {', '.join(map(str, event_shape))}) like the data, got {tuple(x.shape)}")
+    check_time_shape(t, x)
+    return t.to(x.device, torch.float64).reshape(-1)
 
 
 def _tensor(values: Any) -> Tensor:

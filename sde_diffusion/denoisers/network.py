@@ -37,7 +37,7 @@ class NetworkDenoiser(Denoiser):
         t = as_time(t, x)
         c_skip, c_out, c_in, c_noise = self.parameterization.scalings(self.sde, t)
         dtype = self._network_dtype(x)
-        prediction = self._call((expand(c_in, x) * x).to(dtype), c_noise.to(dtype).expand(len(x)), cond)
+        prediction = self._call((expand(c_in, x) * x).to(dtype), c_noise.to(x.device, dtype).expand(len(x)), cond)
         return expand(c_skip, x) * x + expand(c_out, x) * prediction.to(x.dtype)
 
     def at(self, times: Tensor, like: Tensor) -> list[Prediction]:

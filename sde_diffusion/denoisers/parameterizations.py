@@ -4,9 +4,10 @@
     Score      F = sigma score    c_skip = 1/alpha                      c_out = sigma/alpha             c_in = 1
     X0         F = x0             c_skip = 0                            c_out = 1                       c_in = 1
     V          F = alpha eps - sigma x0, as (alpha x - x0_hat)/sigma where alpha^2 + sigma^2 = 1
-                                  c_skip = alpha/(alpha^2 + sigma^2)    c_out = -sigma/(alpha^2 + sigma^2)^(1/2)   c_in = (alpha^2 + sigma^2)^(-1/2)
+               of the state divided by S^(1/2), with S = alpha^2 + sigma^2,
+                                  c_skip = alpha/S                      c_out = -sigma/S^(1/2)            c_in = S^(-1/2)
     EDM        F of unit variance, with S = alpha^2 sigma_data^2 + sigma^2,
-                                  c_skip = alpha sigma_data^2/S         c_out = sigma sigma_data/S^(1/2)           c_in = S^(-1/2)
+                                  c_skip = alpha sigma_data^2/S         c_out = sigma sigma_data/S^(1/2)  c_in = S^(-1/2)
 
 c_noise = log(sigma/alpha)/4 for all: a network told the noise relative to the signal serves every process of equal log-SNR.
 Ho et al. 2020 (Epsilon), Song & Ermon 2020 (Score: s(x, sigma) = s(x)/sigma), Salimans & Ho 2022 (V), Karras et al. 2022 (EDM, there
@@ -22,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sde_diffusion.expressions import plain_floats
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.sdes.base import check_positive
 from sde_diffusion.shapes import Time
@@ -93,6 +95,7 @@ class EDM(Parameterization):
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
+        plain_floats(self)
         check_positive(sigma_data=self.sigma_data)
 
     def x0_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -39,7 +39,7 @@ def class_histogram(samples: Tensor, train: Tensor, labels: Tensor, *, gamma: fl
     Returns:
         The counts, k of them, and the p-value.
     """
-    classifier = SVC(gamma=gamma).fit(train.flatten(1).cpu().numpy(), labels.cpu().numpy())
+    classifier = SVC(gamma=gamma, random_state=0).fit(train.flatten(1).cpu().numpy(), labels.cpu().numpy())
     predicted = torch.as_tensor(classifier.predict(samples.detach().flatten(1).double().cpu().numpy()))
     frequencies = torch.bincount(labels.cpu()).double()
     counts = torch.bincount(predicted, minlength=len(frequencies))

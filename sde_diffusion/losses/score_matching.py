@@ -18,7 +18,7 @@ from sde_diffusion.denoisers import Denoiser
 from sde_diffusion.losses.times import TimeLaw, UniformTimes
 from sde_diffusion.losses.weightings import SimpleWeighting, Weighting
 from sde_diffusion.noise import Noise, make_noise
-from sde_diffusion.shapes import mean_event
+from sde_diffusion.shapes import Time, as_time, mean_event
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class DenoisingScoreMatching:
         denoiser: Denoiser,
         x0: Tensor,
         *,
-        t: Tensor | None = None,
+        t: Time | None = None,
         eps: Tensor | None = None,
         cond: Any = None,
         noise: Noise | None = None,
@@ -52,7 +52,7 @@ class DenoisingScoreMatching:
         Args:
             denoiser: what is trained.
             x0: data (b, *d).
-            t: times (b,) in [0, 1]; drawn from the law if None.
+            t: times () or (b,) in [0, 1]; drawn from the law if None.
             eps: standard normal noise (b, *d); drawn if None.
             cond: condition handed to the denoiser.
             noise: the source of t and eps; or `generator` or `seeds`.
@@ -61,7 +61,7 @@ class DenoisingScoreMatching:
             ValueError: for t outside [0, 1] or of another length than x0.
         """
         draw = make_noise(noise, generator=generator, seeds=seeds)
-        t = self.draw_times(denoiser, x0, draw) if t is None else _checked(t, x0)
+        t = self.draw_times(denoiser, x0, draw) if t is None else _checked(as_time(t, x0), x0)
         eps = draw(x0) if eps is None else eps
         x0_hat = denoiser(denoiser.sde.perturb(x0, t, eps), t, cond)
         return self.weighting(denoiser.sde, t).to(x0) * mean_event((x0_hat - x0) ** 2)

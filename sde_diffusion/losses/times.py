@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 
 import torch
 from torch import Tensor
 
+from sde_diffusion.expressions import plain_floats
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.sdes.base import check_positive
 
@@ -31,10 +33,13 @@ class UniformTimes(TimeLaw):
     t_min: float = 1e-5
 
     def __post_init__(self) -> None:
+        plain_floats(self)
         if not 0 <= self.t_min < 1:
             raise ValueError(f"t_min must lie in [0, 1), got {self.t_min}")
 
     def quantile(self, sde: AffineSDE, u: Tensor) -> Tensor:
+        if not self.t_min < sde.t_max:
+            raise ValueError(f"t_min={self.t_min} of UniformTimes must be less than t_max={sde.t_max} of {sde}")
         return self.t_min + u * (sde.t_max - self.t_min)
 
 
@@ -65,7 +70,10 @@ class LogNormalTimes(TimeLaw):
     std: float = 1.2
 
     def __post_init__(self) -> None:
+        plain_floats(self)
         check_positive(std=self.std)
+        if not math.isfinite(self.mean):
+            raise ValueError(f"mean must be finite, got {self.mean}")
 
     def quantile(self, sde: AffineSDE, u: Tensor) -> Tensor:
         t = sde.t_of_log_snr(-(self.mean + self.std * torch.special.ndtri(u)))

@@ -14,6 +14,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from sde_diffusion.expressions import plain_floats
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.sdes.base import check_positive
 
@@ -53,6 +54,7 @@ class EDMWeighting(Weighting):
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
+        plain_floats(self)
         check_positive(sigma_data=self.sigma_data)
 
     def __call__(self, sde: AffineSDE, t: Tensor) -> Tensor:

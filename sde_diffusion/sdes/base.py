@@ -21,13 +21,13 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sde_diffusion.noise import Noise
+from sde_diffusion.noise import Noise, make_noise
 from sde_diffusion.shapes import Time, as_time, expand, sum_event
 
 if TYPE_CHECKING:
@@ -69,10 +69,18 @@ class SDE(abc.ABC):
         """Standard deviation of the Gaussian that stands for p_1."""
 
     def prior_sample(
-        self, shape: Sequence[int], noise: Noise, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        shape: Sequence[int],
+        noise: Noise | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        seeds: Iterable[int] | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Draws from the prior N(0, prior_std^2 I)."""
-        return self.prior_std * noise(torch.empty(tuple(shape), device=device, dtype=dtype))
+        """Draws from the prior N(0, prior_std^2 I), with `noise`, `generator` or `seeds` as the source of randomness."""
+        draw = make_noise(noise, generator=generator, seeds=seeds)
+        return self.prior_std * draw(torch.empty(tuple(shape), device=device, dtype=dtype))
 
     def prior_log_prob(self, x: Tensor) -> Tensor:
         """Log-density of the prior at x (b, *d), in nats, shape (b,)."""
@@ -196,6 +204,15 @@ def check_positive(**values: float) -> None:
     for name, value in values.items():
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be a positive number, got {value}")
+
+
+def check_times(t_min: float, t_max: float, *, zero: bool = False, one: bool = True) -> None:
+    """Raises ValueError unless 0 < t_min < t_max < 1, with `zero` and `one` for the ends that are allowed as well."""
+    if not (t_min > 0 or (zero and t_min == 0)):
+        raise ValueError(f"t_min must be {'at least' if zero else 'greater than'} 0, got {t_min}")
+    if not (t_max < 1 or (one and t_max == 1)):
+        raise ValueError(f"t_max must be {'at most' if one else 'less than'} 1, got {t_max}")
+    check_less(t_min=t_min, t_max=t_max)
 
 
 def check_less(**values: float) -> None:

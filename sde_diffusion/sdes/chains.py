@@ -25,6 +25,8 @@ from torch import Tensor
 from sde_diffusion.sdes.base import AffineSDE
 from sde_diffusion.shapes import Time, as_time
 
+_ULPS = 4  # by which i/n, or a float32 linspace, may come out larger than the node i/n that it means
+
 
 def _expm1_ratio(z: Tensor) -> Tensor:
     """(exp(z) - 1)/z, 1 at z = 0."""
@@ -57,9 +59,11 @@ class Chain(AffineSDE):
         """(u, alpha_{i-1}, sigma_{i-1}^2, f, g^2) of (1) at times t."""
         t = as_time(t)
         n = self.length
-        i = (torch.ceil(t.detach() * n).long() - 1).clamp(0, n - 1)  # t = i/n belongs to the segment that ends there
+        index = t.detach() * (n * (1 - _ULPS * torch.finfo(t.dtype).eps))
+        i = (torch.ceil(index).long() - 1).clamp(0, n - 1)  # t = i/n belongs to the segment that ends there
         alpha, variance, f, g2 = (a.to(t.device) for a in self._tables)
-        return t - (i / n).to(t), *(a[i].to(t) for a in (alpha, variance, f, g2))
+        u = t - i.to(t) / n  # i / n would be float32, torch's default
+        return u, *(a[i].to(t) for a in (alpha, variance, f, g2))
 
     def alpha(self, t: Time) -> Tensor:
         u, alpha, _, f, _ = self._segment(t)
@@ -84,7 +88,7 @@ class Chain(AffineSDE):
         y = (r - nodes[i]) * alpha[i] ** 2 / g2[i]
         z = -2 * f[i] * y
         u = y * torch.where(z == 0, 1.0, torch.log1p(z) / torch.where(z == 0, 1.0, z))
-        return i / self.length + u
+        return i.to(r) / self.length + u
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +158,8 @@ class AffineChain(Chain):
             raise ValueError(f"alphas and sigmas must be as many, got {len(self.alphas)} and {len(self.sigmas)}")
         if not min(self.alphas) > 0:
             raise ValueError(f"alphas must be positive, got {min(self.alphas)}")
+        if not min(self.sigmas) >= 0:
+            raise ValueError(f"sigmas must not be negative, got {min(self.sigmas)}")
         ratio = np.asarray(self.sigmas) / np.asarray(self.alphas)
         if not (np.diff(ratio) > 0).all():
             i = int(np.argmin(np.diff(ratio)))

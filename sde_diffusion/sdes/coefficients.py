@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sde_diffusion.sdes.base import AffineSDE, check_less, check_positive
+from sde_diffusion.expressions import plain_floats
+from sde_diffusion.sdes.base import AffineSDE, check_times
 from sde_diffusion.shapes import Time, as_time
 
 Coefficient = Callable[[Tensor], Tensor]
@@ -37,8 +38,8 @@ class CoefficientSDE(AffineSDE):
     t_max: float = dataclasses.field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
-        check_positive(t_min=self.t_min)
-        check_less(t_min=self.t_min, t_max=self.t_max)
+        plain_floats(self)
+        check_times(self.t_min, self.t_max)
         probe = torch.linspace(self.t_min, self.t_max, 65, dtype=torch.float64)
         for name, coefficient in (("f", self.f), ("g", self.g)):
             values = coefficient(probe)
@@ -63,10 +64,17 @@ class CoefficientSDE(AffineSDE):
                 return self.g(t) ** 2 * torch.exp(-2 * self._log_alpha(t, log_alpha, edges, panels))
 
             r = torch.cat([zero, self._integrate(rate, edges[:-1], step).cumsum(0)])
+            for name, values in (("f", log_alpha), ("g", r)):
+                if not values.isfinite().all():
+                    bad = edges[~values.isfinite()][0].item()
+                    raise ValueError(f"{name} is not finite somewhere before t={bad:.4g}; the kernel is integrated from t=0")
+            if not (r[1:] > 0).all():
+                end = edges[1:][r[1:] <= 0][-1].item()
+                raise ValueError(f"g is 0 from t=0 to t={end:.4g}, and sigma with it; there is nothing to denoise")
             if previous is not None:
                 change_alpha = (log_alpha[::2] - previous[0]).abs().max()
                 change_r = (r[2::2] / previous[1][1:] - 1).abs().max()
-                if max(change_alpha, change_r) < _CONVERGED:
+                if torch.maximum(change_alpha, change_r) < _CONVERGED:
                     return log_alpha, r
             previous, panels = (log_alpha, r), 2 * panels
         raise ValueError(
@@ -114,12 +122,10 @@ class CoefficientSDE(AffineSDE):
         return (torch.exp(log_alpha) * torch.sqrt(r)).to(t)
 
     def f(self, t: Time) -> Tensor:
-        t = as_time(t)
-        return torch.as_tensor(self.drift_coefficient(t), dtype=t.dtype, device=t.device).expand(t.shape)
+        return _evaluate("f", self.drift_coefficient, as_time(t))
 
     def g(self, t: Time) -> Tensor:
-        t = as_time(t)
-        return torch.as_tensor(self.diffusion_coefficient(t), dtype=t.dtype, device=t.device).expand(t.shape)
+        return _evaluate("g", self.diffusion_coefficient, as_time(t))
 
     def t_of_log_snr(self, lam: Time) -> Tensor:
         lam = as_time(lam)
@@ -130,6 +136,13 @@ class CoefficientSDE(AffineSDE):
             above = self._moments(middle)[1] > target
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)
         return (0.5 * (low + high)).to(lam)
+
+
+def _evaluate(name: str, coefficient: Coefficient, t: Tensor) -> Tensor:
+    value = torch.as_tensor(coefficient(t), dtype=t.dtype, device=t.device)
+    if value.shape not in {(), t.shape}:
+        raise ValueError(f"{name}(t) must be a number or have the shape of t, got {tuple(value.shape)} for {tuple(t.shape)}")
+    return value.expand(t.shape)
 
 
 @functools.cache

@@ -10,7 +10,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from sde_diffusion.sdes.base import AffineSDE, check_less, check_positive
+from sde_diffusion.expressions import plain_floats
+from sde_diffusion.sdes.base import AffineSDE, check_times
 from sde_diffusion.shapes import Time, as_time
 
 
@@ -27,9 +28,8 @@ class RectifiedFlow(AffineSDE):
     t_max: float = dataclasses.field(default=0.999, kw_only=True)
 
     def __post_init__(self) -> None:
-        check_positive(t_min=self.t_min)
-        check_less(t_min=self.t_min, t_max=self.t_max)
-        check_less(t_max=self.t_max, one=1.0)
+        plain_floats(self)
+        check_times(self.t_min, self.t_max, one=False)
 
     @property
     def prior_std(self) -> float:

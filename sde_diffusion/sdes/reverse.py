@@ -36,8 +36,8 @@ class ReverseSDE(nn.Module):
 
     def __init__(self, sde: SDE, denoiser: Score, eta: float, *, shape: Sequence[int] | None, cond: object | None) -> None:
         super().__init__()
-        if eta < 0:
-            raise ValueError(f"eta must be 0 (ODE), 1 (SDE) or between, got {eta}")
+        if not eta >= 0:
+            raise ValueError(f"eta must be 0 (ODE), 1 (SDE), between or larger, got {eta}")
         self.sde, self.denoiser, self.eta = sde, denoiser, eta
         self.shape = None if shape is None else tuple(shape)
         self.cond = cond
@@ -61,12 +61,14 @@ class ReverseSDE(nn.Module):
         """The right-hand side of the ODE at time t, array in, array out or tensor in, tensor out.
 
         Raises:
-            ValueError: if eta is not 0, for then there is no ODE.
+            ValueError: if eta is not 0, for then there is no ODE, or if y is flat and `shape` was not given.
         """
         if self.eta != 0:
             raise ValueError(f"an ODE right-hand side needs eta=0, got eta={self.eta}; use sde.reverse(denoiser, eta=0)")
+        if y.ndim < 2 and self.shape is None:
+            raise ValueError(f"a flat state of shape {tuple(y.shape)} needs the batch's: sde.reverse(denoiser, eta=0, shape=(b, *d))")
         if isinstance(y, Tensor):
-            return self.drift(y, t)
+            return self.drift(y if self.shape is None else y.reshape(self.shape), t).reshape(y.shape)
         device = next((p.device for p in (*self.parameters(), *self.buffers())), torch.device("cpu"))
         x = torch.from_numpy(np.ascontiguousarray(y)).to(device)
         return self.drift(x if self.shape is None else x.reshape(self.shape), t).reshape(y.shape).detach().cpu().numpy()

@@ -16,7 +16,8 @@ import math
 import torch
 from torch import Tensor
 
-from sde_diffusion.sdes.base import AffineSDE, check_less, check_positive, check_steps
+from sde_diffusion.expressions import plain_floats
+from sde_diffusion.sdes.base import AffineSDE, check_less, check_positive, check_steps, check_times
 from sde_diffusion.sdes.chains import NCSNLadder, geometric_sigmas
 from sde_diffusion.shapes import Time, as_time
 
@@ -36,9 +37,10 @@ class VESDE(AffineSDE):
     t_min: float = dataclasses.field(default=1e-5, kw_only=True)  # Song et al.'s sampling epsilon
 
     def __post_init__(self) -> None:
-        check_positive(sigma_min=self.sigma_min)
+        plain_floats(self)
+        check_positive(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
         check_less(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
-        check_less(t_min=self.t_min, t_max=self.t_max)
+        check_times(self.t_min, self.t_max, zero=True)
 
     @property
     def _log_ratio(self) -> float:
@@ -80,9 +82,10 @@ class EDMSDE(AffineSDE):
     t_min: float = dataclasses.field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
-        check_positive(sigma_min=self.sigma_min, rho=self.rho)
+        plain_floats(self)
+        check_positive(sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho)
         check_less(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
-        check_less(t_min=self.t_min, t_max=self.t_max)
+        check_times(self.t_min, self.t_max, zero=True)
 
     @property
     def _ends(self) -> tuple[float, float]:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from sde_diffusion.sdes.base import AffineSDE, check_less, check_positive, check_steps
+from sde_diffusion.expressions import plain_floats
+from sde_diffusion.sdes.base import AffineSDE, check_positive, check_steps, check_times
 from sde_diffusion.sdes.chains import DDPMChain, cosine_betas, linear_betas
 from sde_diffusion.shapes import Time, as_time
 
@@ -32,11 +33,11 @@ class _LinearBeta(AffineSDE):
     t_min: float = dataclasses.field(default=1e-3, kw_only=True)  # Song et al.'s sampling epsilon
 
     def __post_init__(self) -> None:
-        check_positive(beta_max=self.beta_max, t_min=self.t_min)
-        check_less(beta_min=self.beta_min, beta_max=self.beta_max)
-        check_less(t_min=self.t_min, t_max=self.t_max)
-        if self.beta_min < 0:
-            raise ValueError(f"beta_min must not be negative, got {self.beta_min}")
+        plain_floats(self)
+        check_positive(beta_max=self.beta_max)
+        check_times(self.t_min, self.t_max)
+        if not 0 <= self.beta_min <= self.beta_max:
+            raise ValueError(f"beta_min must lie in [0, beta_max={self.beta_max}], got {self.beta_min}; swap them?")
 
     @property
     def prior_std(self) -> float:
@@ -58,7 +59,8 @@ class _LinearBeta(AffineSDE):
         return -0.5 * self.beta(t)
 
     def _t_of_integral(self, b: Tensor) -> Tensor:
-        # The root of the quadratic B(t) = b in the form that loses no digits at b -> 0.
+        # The root of the quadratic B(t) = b in the form that loses no digits at b -> 0; the clamp is for 0/0 at beta_min = 0.
+        b = b.clamp(min=torch.finfo(b.dtype).tiny)
         return 2 * b / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * b))
 
 
@@ -67,7 +69,7 @@ class VPSDE(_LinearBeta):
     """The variance-preserving process (1, 2); DDPM is its discretisation.
 
     Args:
-        beta_min: beta at t = 0, at least 0.
+        beta_min: beta at t = 0, in [0, beta_max].
         beta_max: beta at t = 1.
         t_min: where sampling stops.
     """
@@ -99,7 +101,7 @@ class SubVPSDE(_LinearBeta):
     """The sub-variance-preserving process (1, 3): the same signal as VP, at every time less noise.
 
     Args:
-        beta_min: beta at t = 0, at least 0.
+        beta_min: beta at t = 0, in [0, beta_max].
         beta_max: beta at t = 1.
         t_min: where sampling stops.
     """
@@ -130,9 +132,9 @@ class CosineVPSDE(AffineSDE):
     t_max: float = dataclasses.field(default=0.9946, kw_only=True)  # Lu et al. 2022 (arXiv 2206.00927) stop there too
 
     def __post_init__(self) -> None:
-        check_positive(s=self.s, t_min=self.t_min)
-        check_less(t_min=self.t_min, t_max=self.t_max)
-        check_less(t_max=self.t_max, one=1.0)
+        plain_floats(self)
+        check_positive(s=self.s)
+        check_times(self.t_min, self.t_max, one=False)
 
     @property
     def prior_std(self) -> float:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.denoisers import Denoiser
+from sde_diffusion.expressions import plain_floats
 from sde_diffusion.noise import Noise
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.sdes.base import check_positive
@@ -56,7 +57,7 @@ class ProbabilityFlowODE(Solver):
 
     Raises:
         ValueError: for another method.
-        RuntimeError: while sampling, if the tolerance cannot be met or takes more than max_nfe calls.
+        ArithmeticError: while sampling, if the tolerance cannot be met or takes more than max_nfe calls.
     """
 
     method: str = "dopri5"
@@ -68,6 +69,7 @@ class ProbabilityFlowODE(Solver):
     ends_at_zero: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        plain_floats(self)
         check_positive(rtol=self.rtol, atol=self.atol)
         if self.method not in ("dopri5", "scipy"):
             raise ValueError(f"method must be 'dopri5' or 'scipy', got {self.method!r}")
@@ -106,7 +108,7 @@ class ProbabilityFlowODE(Solver):
                 if not moving.any():
                     break
                 if nfe > self.max_nfe:
-                    raise RuntimeError(f"{self} made {nfe} network calls and has not arrived at t={t:g}; raise rtol, atol or max_nfe")
+                    raise ArithmeticError(f"{self} made {nfe} network calls and has not arrived at t={t:g}; raise rtol, atol or max_nfe")
                 # A step that would leave a crumb before the end takes it along.
                 h_try = torch.where(h > 0.999 * left, left, h) * sign
                 ks = [k]
@@ -121,7 +123,7 @@ class ProbabilityFlowODE(Solver):
                 reject = moving & ~accept
                 if (reject & (h_try.abs() < _SMALLEST_STEP * span)).any() or not error.isfinite().all():
                     worst = int(torch.where(reject, error.nan_to_num(nan=torch.inf), 0).argmax())
-                    raise RuntimeError(
+                    raise ArithmeticError(
                         f"{self} cannot meet its tolerance at t={sde.t_of_log_snr(-l[worst]).item():.4g} (sample {worst}, error "
                         f"{error[worst].item():.3g} tolerances at the smallest step); raise rtol and atol, or use float64"
                     )
@@ -144,7 +146,7 @@ class ProbabilityFlowODE(Solver):
             y = x.detach().double().cpu().numpy().ravel()
             solution = solve_ivp(flow, (t, s), y, method="RK45", rtol=self.rtol, atol=self.atol)
             if not solution.success:
-                raise RuntimeError(f"{self} stopped before t={s:g}: {solution.message}; raise rtol and atol")
+                raise ArithmeticError(f"{self} stopped before t={s:g}: {solution.message}; raise rtol and atol")
             nfe += solution.nfev
             x = torch.from_numpy(solution.y[:, -1]).reshape(x.shape).to(x)
             yield Step(index, s, x, None, nfe)

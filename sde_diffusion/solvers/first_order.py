@@ -20,6 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sde_diffusion.expressions import plain_floats
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.solvers.base import Solver, Tableau
 
@@ -57,6 +58,7 @@ class EulerMaruyama(FirstOrder):
     eta: float = 1.0
 
     def __post_init__(self) -> None:
+        plain_floats(self)
         check_eta(self.eta)
 
     def weights(self, sde: AffineSDE, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,6 +78,7 @@ class ReverseDiffusion(FirstOrder):
     eta: float = 1.0
 
     def __post_init__(self) -> None:
+        plain_floats(self)
         check_eta(self.eta)
 
     def weights(self, sde: AffineSDE, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,6 +125,7 @@ class DDIM(FirstOrder):
     default_steps: ClassVar[int] = 50
 
     def __post_init__(self) -> None:
+        plain_floats(self)
         check_eta(self.eta, most=1)
 
     def weights(self, sde: AffineSDE, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sde_diffusion.denoisers import Denoiser
 from sde_diffusion.denoisers.base import Prediction
+from sde_diffusion.expressions import plain_floats
 from sde_diffusion.noise import Noise
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.sdes.base import check_positive
@@ -51,6 +52,7 @@ class Langevin(Solver):
     ends_at_zero: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        plain_floats(self)
         check_positive(snr=self.snr, steps=self.steps)
         if self.norm not in ("expected", "sample", "batch"):
             raise ValueError(f"norm must be 'expected', 'sample' or 'batch', got {self.norm!r}")
@@ -116,6 +118,7 @@ class AnnealedLangevin(Solver):
     default_steps: ClassVar[int] = 10
 
     def __post_init__(self) -> None:
+        plain_floats(self)
         check_positive(epsilon=self.epsilon, steps=self.steps)
 
     def tableau(self, sde: AffineSDE, grid: Tensor) -> Tableau:

@@ -5,6 +5,13 @@ from torch import nn
 from sde_diffusion.training import EMA
 
 
+@pytest.fixture(autouse=True)
+def _lend_global_generator():
+    """Modules draw their weights from the global generator; this gives it back as it was."""
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
 def test_the_average_follows_its_formula_with_warm_up():
     source, average = nn.Linear(1, 1, bias=False).double(), None
     with torch.no_grad():

@@ -1,0 +1,222 @@
+import dataclasses
+import math
+import os
+
+import numpy as np
+import pytest
+
+import sde_diffusion as sd
+from sde_diffusion.expressions import plain_floats
+
+OBJECTS = [
+    sd.VPSDE(),
+    sd.VPSDE(0.2, 15.0, t_min=1e-4),
+    sd.SubVPSDE(),
+    sd.SubVPSDE(beta_max=10, t_min=0.01),
+    sd.CosineVPSDE(),
+    sd.CosineVPSDE(0.01, t_min=1e-5, t_max=0.99),
+    sd.VESDE(),
+    sd.VESDE(0.1, 348.0, t_min=0.0),
+    sd.EDMSDE(),
+    sd.EDMSDE(0.01, 10.0, 3.0, t_min=0.1),
+    sd.RectifiedFlow(),
+    sd.RectifiedFlow(t_min=0.01, t_max=0.99),
+    sd.DDPMChain((0.1, 0.2, 1 / 3)),
+    sd.VPSDE().discretize(1000),
+    sd.NCSNLadder((0.01, 0.1, 1.0)),
+    sd.VESDE().discretize(7),
+    sd.AffineChain((1.0, 0.5), (0.0, 1.0)),
+    sd.SubVPSDE().discretize(5),
+    *(p() for p in (sd.Epsilon, sd.Score, sd.X0, sd.V, sd.EDM)),
+    sd.EDM(0.1 + 0.2),
+    sd.EulerMaruyama(),
+    sd.EulerMaruyama(eta=0.5),
+    sd.ReverseDiffusion(),
+    sd.ReverseDiffusion(0.0),
+    sd.Ancestral(),
+    sd.Ancestral("forward"),
+    sd.DDIM(),
+    sd.DDIM(1 / 3),
+    sd.Heun(),
+    sd.Langevin(),
+    sd.Langevin(snr=0.075, steps=2, norm="batch"),
+    sd.AnnealedLangevin(),
+    sd.AnnealedLangevin(epsilon=6.2e-6, steps=5),
+    sd.PredictorCorrector(),
+    sd.PredictorCorrector(sd.EulerMaruyama(0.5), sd.Langevin(0.1), "corrector"),
+    sd.FinalDenoise(sd.PredictorCorrector(sd.Ancestral())),
+    sd.ProbabilityFlowODE(),
+    sd.ProbabilityFlowODE(method="scipy", rtol=1e-3, atol=1e-6),
+    *(grid() for grid in (sd.uniform, sd.quadratic, sd.log_snr, sd.karras, sd.chain_grid)),
+    sd.karras(rho=5.0, t_min=1e-3),
+    sd.chain_grid(spacing="quadratic", length=1000),
+    sd.SimpleWeighting(),
+    sd.LikelihoodWeighting(),
+    sd.EDMWeighting(),
+    sd.EDMWeighting(1.5),
+    sd.ConstantWeighting(),
+    sd.UniformTimes(),
+    sd.UniformTimes(0.0),
+    sd.ChainTimes(),
+    sd.LogNormalTimes(),
+    sd.LogNormalTimes(-0.4, 1.0),
+    sd.DenoisingScoreMatching(),
+    sd.DenoisingScoreMatching(sd.EDMWeighting(0.3), sd.LogNormalTimes(), stratified=False),
+]
+
+
+@pytest.mark.parametrize("thing", OBJECTS, ids=lambda o: repr(o)[:60])
+def test_an_object_prints_as_the_expression_that_makes_it(thing):
+    again = sd.build(repr(thing))
+    assert again == thing
+    assert type(again) is type(thing)
+    assert repr(again) == repr(thing)
+
+
+def test_every_public_dataclass_is_among_them():
+    # objects without options that hold tensors or generators are not expressions
+    known = {type(o).__name__ for o in OBJECTS}
+    others = {"Tableau", "Step", "Stream", "Antithetic"}
+    public = {name for name in sd.__all__ if isinstance(getattr(sd, name), type) and dataclasses.is_dataclass(getattr(sd, name))}
+    assert public <= known | others
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        sd.VPSDE(np.float64(0.1), np.float32(20)),
+        sd.VESDE(sigma_max=np.float64(12.5)),
+        sd.EDMSDE(rho=np.int64(7)),
+        sd.RectifiedFlow(t_min=np.float64(0.01)),
+        sd.CosineVPSDE(np.float64(0.01)),
+        sd.DDPMChain(np.linspace(0.1, 0.2, 3)),
+        sd.NCSNLadder(np.geomspace(0.1, 1, 3)),
+        sd.EDM(np.float64(0.3)),
+        sd.EDMWeighting(np.float32(0.5)),
+        sd.LogNormalTimes(np.float64(-1)),
+        sd.UniformTimes(np.float64(0.01)),
+    ],
+    ids=repr,
+)
+def test_numpys_numbers_print_as_numbers(thing):
+    # NumPy 2 prints np.float64(0.1), and a checkpoint that says so could not be read
+    assert "np." not in repr(thing)
+    assert sd.build(repr(thing)) == thing
+
+
+def test_plain_floats_touches_float_fields_only():
+    @dataclasses.dataclass(frozen=True)
+    class Box:
+        a: "float"
+        n: "int"
+        s: "str"
+
+    box = Box(np.float64(1), 2, "x")
+    plain_floats(box)
+    assert (type(box.a), box) == (float, Box(1.0, 2, "x"))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (" DDIM ( eta = 0.5 ) ", sd.DDIM(0.5)),
+        ("DDIM(0.5)", sd.DDIM(0.5)),
+        ("DDPMChain(linear_betas(4, 0.1, 0.4))", sd.DDPMChain(sd.linear_betas(4, 0.1, 0.4))),
+        ("NCSNLadder([0.1, 1])", sd.NCSNLadder((0.1, 1.0))),
+        ("LogNormalTimes(mean=-1.2e0)", sd.LogNormalTimes(-1.2)),
+        (
+            "PredictorCorrector(\n  ReverseDiffusion(),\n  Langevin(snr=0.16),\n)",
+            sd.PredictorCorrector(sd.ReverseDiffusion(), sd.Langevin(0.16)),
+        ),
+        ("(1, 'a', [True, None], {'k': -2})", (1, "a", [True, None], {"k": -2})),
+    ],
+)
+def test_expressions_are_understood(text, value):
+    assert sd.build(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('true')",
+        "__import__('os')",
+        "eval('1')",
+        "open('/etc/passwd')",
+        "DDIM.__init__",
+        "DDIM().__class__",
+        "DDIM.__subclasses__()",
+        "(lambda: 1)()",
+        "[x for x in (1,)]",
+        "{x: 1 for x in (1,)}",
+        "(x := 1)",
+        "f'{DDIM}'",
+        "DDIM()[0]",
+        "1 + 1",
+        "2 ** 99999999",
+        "'a' * 99999999",
+        "not True",
+        "DDIM(*[0.5])",
+        "DDIM(**{'eta': 0.5})",
+        "{**{}}",
+        "{[]: 1}",
+        "DDIM() if True else 1",
+        "await x",
+        "x = 1",
+        "DDIM(); DDIM()",
+        "import os",
+        "",
+        "DDIM(",
+        "-DDIM()",
+        "-'a'",
+        "-" * 100_000 + "1",
+        "(" * 5_000 + "1" + ")" * 5_000,
+        "a\0b",
+    ],
+    ids=lambda text: text[:30],
+)
+def test_nothing_else_is_evaluated(text):
+    with pytest.raises(ValueError, match=r"not allowed|not an expression|unknown name|nested too deeply"):
+        sd.build(text)
+
+
+def test_a_dangerous_name_is_not_called_even_as_an_argument(tmp_path):
+    target = tmp_path / "file"
+    with pytest.raises(ValueError, match="unknown name 'open'"):
+        sd.build(f"DDIM(open({str(target)!r}, 'w'))")
+    assert not os.path.exists(target)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("DIMM()", "did you mean DDIM"),
+        ("ddim()", "did you mean DDIM"),
+        ("vpsde()", "did you mean .*VPSDE"),
+        ("EulerMaruyma()", "did you mean EulerMaruyama"),
+        ("karas(rho=7.0)", "did you mean karras"),
+        ("Qzxwvut()", r"see the public names in dir\(sde_diffusion\)"),
+    ],
+)
+def test_an_unknown_name_suggests_close_ones(text, hint):
+    with pytest.raises(ValueError, match=f"unknown name .*{hint}"):
+        sd.build(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("DDIM(etta=0.5)", "the arguments in 'DDIM\\(etta=0.5\\)' do not fit DDIM: .*etta"),
+        ("DDIM(0.5, 1)", "do not fit DDIM"),
+        ("DDIM(eta=2.0)", "eta must be between 0"),
+        ("karras(roh=5.0)", "do not fit karras: .*roh"),
+    ],
+)
+def test_wrong_arguments_say_which(text, message):
+    with pytest.raises(ValueError, match=message):
+        sd.build(text)
+
+
+def test_other_names_can_be_used():
+    assert sd.build("pi", {"pi": math.pi}) == math.pi
+    with pytest.raises(ValueError, match="unknown name 'DDIM'"):
+        sd.build("DDIM()", {"pi": math.pi})
