@@ -82,7 +82,7 @@ def _sample(
     def watch(step: solvers.Step) -> None:
         nonlocal nfe
         nfe = step.nfe
-        if entry.name == FILMED and step.index % every == 0:
+        if entry.name == FILMED and step.i % every == 0:
             scale = (denoiser.sde.alpha(step.t) ** 2 + denoiser.sde.sigma(step.t) ** 2).sqrt()
             states.append(step.x[:SHOWN].cpu() / scale)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,24 @@ from torch import Tensor, nn
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.shapes import Time, as_time, expand
 
-Prediction = Callable[[Tensor, Any], Tensor]
-"""(x, cond) -> x0_hat at a time that is fixed already."""
+
+class Prediction(NamedTuple):
+    """x0_hat(x, cond) = skip x + out raw(x, cond) at a time that is fixed already.
+
+    A sampler that needs x0_hat only as a part of a sum takes `raw` and adds the two weights to its own.
+    """
+
+    raw: Callable[[Tensor, Any], Tensor]
+    skip: float = 0.0
+    out: float = 1.0
+
+    def __call__(self, x: Tensor, cond: Any = None) -> Tensor:
+        return self.finish(x, self.raw(x, cond))
+
+    def finish(self, x: Tensor, raw: Tensor) -> Tensor:
+        """x0_hat from what `raw` returned at x."""
+        x0_hat = raw * self.out
+        return x0_hat.add_(x, alpha=self.skip) if self.skip else x0_hat
 
 
 class Denoiser(nn.Module, abc.ABC):
@@ -44,7 +60,7 @@ class Denoiser(nn.Module, abc.ABC):
         """x0_hat at states x (b, *d), times t () or (b,) and condition `cond`; shape and dtype of x."""
 
     def at(self, times: Tensor, like: Tensor) -> list[Prediction]:
-        """One function (x, cond) -> x0_hat for each of the times (r,), with all arithmetic on times done beforehand.
+        """The prediction at each of the times (r,), with all arithmetic on times done beforehand.
 
         Args:
             times: float64 on the CPU.
@@ -52,7 +68,7 @@ class Denoiser(nn.Module, abc.ABC):
         """
 
         def fix(t: Tensor) -> Prediction:
-            return lambda x, cond: self(x, t, cond)
+            return Prediction(lambda x, cond: self(x, t, cond))
 
         return [fix(t) for t in times.to(like.device).unbind()]
 
@@ -103,8 +119,8 @@ class ChangeOfVariables(Denoiser):
         inner_times = self.inner.sde.t_of_log_snr(self.sde.log_snr(times)).clamp(0, 1)
         scales = (self.inner.sde.alpha(inner_times) / self.sde.alpha(times)).tolist()
 
-        def fix(predict: Prediction, scale: float) -> Prediction:
-            return lambda x, cond: predict(x * scale, cond)
+        def fix(inner: Prediction, scale: float) -> Prediction:
+            return Prediction(lambda x, cond: inner.raw(x * scale, cond), inner.skip * scale, inner.out)
 
         return [fix(p, s) for p, s in zip(self.inner.at(inner_times, like), scales, strict=True)]
 

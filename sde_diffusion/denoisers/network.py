@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,29 +38,46 @@ class NetworkDenoiser(Denoiser):
         t = as_time(t, x)
         c_skip, c_out, c_in, c_noise = self.parameterization.scalings(self.sde, t)
         dtype = self._network_dtype(x)
-        prediction = self._call((expand(c_in, x) * x).to(dtype), c_noise.to(x.device, dtype).expand(len(x)), cond)
-        return expand(c_skip, x) * x + expand(c_out, x) * prediction.to(x.dtype)
+        noises = c_noise.to(x.device, dtype).expand(len(x))
+
+        def raw(x: Tensor, cond: Any) -> Tensor:
+            scaled = (expand(c_in, x) * x).to(dtype)
+            y: Tensor = self.network(scaled, noises) if cond is None else self.network(scaled, noises, cond)
+            return y.to(x.dtype)
+
+        return expand(c_skip, x) * x + expand(c_out, x) * _keeps_shape(raw)(x, cond)
 
     def at(self, times: Tensor, like: Tensor) -> list[Prediction]:
         skip, out, into, noise = self.parameterization.scalings(self.sde, times)
         dtype = self._network_dtype(like)
-        noises = noise.to(like.device, dtype).unbind()
+        noises = noise.to(like.device, dtype)[:, None].expand(-1, len(like)).unbind()
+
+        cast, network = dtype != like.dtype, self.network
 
         def fix(c_skip: float, c_out: float, c_in: float, c_noise: Tensor) -> Prediction:
-            def predict(x: Tensor, cond: Any) -> Tensor:
+            def raw(x: Tensor, cond: Any) -> Tensor:
                 scaled = x if c_in == 1 else x * c_in
-                prediction = self._call(scaled.to(dtype), c_noise.expand(len(x)), cond).to(x.dtype) * c_out
-                return prediction if c_skip == 0 else prediction.add_(x, alpha=c_skip)
+                if cast:
+                    scaled = scaled.to(dtype)
+                y: Tensor = network(scaled, c_noise) if cond is None else network(scaled, c_noise, cond)
+                return y if y.dtype is x.dtype else y.to(x.dtype)
 
-            return predict
+            return Prediction(raw, c_skip, c_out)
 
-        return [fix(*c) for c in zip(skip.tolist(), out.tolist(), into.tolist(), noises, strict=True)]
+        predictions = [fix(*c) for c in zip(skip.tolist(), out.tolist(), into.tolist(), noises, strict=True)]
+        return [predictions[0]._replace(raw=_keeps_shape(predictions[0].raw)), *predictions[1:]] if predictions else []
 
-    def _call(self, x: Tensor, c_noise: Tensor, cond: Any) -> Tensor:
-        y: Tensor = self.network(x, c_noise) if cond is None else self.network(x, c_noise, cond)
+    def _network_dtype(self, x: Tensor) -> torch.dtype:
+        return next((p.dtype for p in self.network.parameters() if p.is_floating_point()), x.dtype)
+
+
+def _keeps_shape(raw: Callable[[Tensor, Any], Tensor]) -> Callable[[Tensor, Any], Tensor]:
+    """A call that is checked: the first of a sampler's, for the check costs as much as an addition."""
+
+    def checked(x: Tensor, cond: Any) -> Tensor:
+        y = raw(x, cond)
         if y.shape != x.shape:
             raise ValueError(f"the network returned shape {tuple(y.shape)} for states of shape {tuple(x.shape)}; it must keep the shape")
         return y
 
-    def _network_dtype(self, x: Tensor) -> torch.dtype:
-        return next((p.dtype for p in self.network.parameters() if p.is_floating_point()), x.dtype)
+    return checked

@@ -82,15 +82,14 @@ class ProbabilityFlowODE(Solver):
 
     def _dopri5(self, denoiser: Denoiser, x: Tensor, grid: Tensor, cond: Any) -> Iterator[Step]:
         sde = denoiser.sde
-        x0_hat, nfe = x, 0
+        nfe = 0
 
         def slope(l: Tensor, z: Tensor) -> Tensor:
-            nonlocal x0_hat, nfe
+            nonlocal nfe
             nfe += 1
             t = sde.t_of_log_snr(-l)
             cos = expand(torch.rsqrt(1 + torch.exp(2 * l)), z)
-            x0_hat = denoiser(z / cos * expand(sde.alpha(t), z), t, cond)
-            return cos * (cos * z - x0_hat)
+            return cos * (cos * z - denoiser(z / cos * expand(sde.alpha(t), z), t, cond))
 
         ends = -sde.log_snr(grid).to(x.device)
         span = (ends[0] - ends[-1]).abs()
@@ -101,7 +100,7 @@ class ProbabilityFlowODE(Solver):
         previous_error = torch.ones_like(l)
         rejected = torch.zeros(len(x), dtype=torch.long, device=x.device)
         k = slope(l, z)
-        for index, (t, end) in enumerate(zip(grid[1:].tolist(), ends[1:], strict=True), start=1):
+        for i, (t, end) in enumerate(zip(grid[1:].tolist(), ends[1:], strict=True), start=1):
             while True:
                 left = (end - l).abs()
                 moving = left > 0
@@ -135,18 +134,18 @@ class ProbabilityFlowODE(Solver):
                 l = torch.where(accept, torch.where(h_try.abs() == left, end, l + h_try), l)
                 rejected = rejected + reject
             size = expand(torch.sqrt(sde.alpha(t) ** 2 + sde.sigma(t) ** 2), z)
-            yield Step(index, t, z * size, x0_hat, nfe, rejected)
+            yield Step(i, t, z * size, nfe, rejected)
 
     def _scipy(self, denoiser: Denoiser, x: Tensor, grid: Tensor, cond: Any) -> Iterator[Step]:
         from scipy.integrate import solve_ivp
 
         flow = denoiser.sde.reverse(denoiser, eta=0, shape=x.shape, cond=cond)
         nfe = 0
-        for index, (t, s) in enumerate(zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True), start=1):
+        for i, (t, s) in enumerate(zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True), start=1):
             y = x.detach().double().cpu().numpy().ravel()
             solution = solve_ivp(flow, (t, s), y, method="RK45", rtol=self.rtol, atol=self.atol)
             if not solution.success:
                 raise ArithmeticError(f"{self} stopped before t={s:g}: {solution.message}; raise rtol and atol")
             nfe += solution.nfev
             x = torch.from_numpy(solution.y[:, -1]).reshape(x.shape).to(x)
-            yield Step(index, s, x, None, nfe)
+            yield Step(i, s, x, nfe)

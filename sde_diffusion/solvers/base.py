@@ -14,14 +14,16 @@ from __future__ import annotations
 import abc
 import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sde_diffusion.denoisers import Denoiser
+from sde_diffusion.denoisers.base import Prediction
 from sde_diffusion.noise import Noise, make_noise
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.solvers.grids import Grid, check_grid, uniform
@@ -74,6 +76,18 @@ class Tableau:
 
     __hash__ = None  # type: ignore[assignment]
 
+    @functools.cached_property
+    def reused(self) -> list[bool]:
+        """Whether each evaluation is used by a row after its own."""
+        reused: list[bool] = []
+        for evaluates, weights in zip((~self.t.isnan()).tolist(), self.x0.tolist(), strict=True):
+            if evaluates:
+                reused.append(False)
+            for age, weight in enumerate(weights[: len(reused)]):
+                if weight and not (evaluates and age == 0):
+                    reused[-1 - age] = True
+        return reused
+
     def __str__(self) -> str:
         width = self.x0.shape[1]
         head = ["t", "x", "base", *(f"x0[-{j}]" if j else "x0" for j in range(width)), "noise", "ends"]
@@ -100,20 +114,32 @@ class Tableau:
         return Tableau(**{name: torch.cat(values) for name, values in parts.items()})
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """What a sampler has reached.
 
-    `index` counts from 1; `t` is the time reached, `x` the state there (b, *d), `x0_hat` the latest prediction or None, `nfe` the denoiser
-    calls so far, `rejected` the rejected steps per sample so far, (b,), for an adaptive solver, else None.
+    Args:
+        i: number of the step, from 1.
+        t: the time reached.
+        x: the state there, (b, *d).
+        nfe: denoiser calls so far.
+        rejected: rejected steps so far per sample, (b,), of an adaptive solver; else None.
+        latest: the latest prediction, the state it was made at and what its `raw` returned, if there is one.
     """
 
-    index: int
+    i: int
     t: float
     x: Tensor
-    x0_hat: Tensor | None
     nfe: int
     rejected: Tensor | None = None
+    latest: tuple[Prediction, Tensor, Tensor] | None = None
+
+    @property
+    def x0_hat(self) -> Tensor | None:
+        """The latest prediction, (b, *d); None where a solver keeps none."""
+        if self.latest is None:
+            return None
+        prediction, x, raw = self.latest
+        return prediction.finish(x, raw)
 
 
 class Solver(abc.ABC):
@@ -136,7 +162,12 @@ class Solver(abc.ABC):
 
     def solve(self, denoiser: Denoiser, x: Tensor, grid: Tensor, noise: Noise, cond: Any = None) -> Iterator[Step]:
         """Runs from x at grid[0] to grid[-1] and yields what each step reaches. Differentiable."""
-        yield from run(self.tableau(denoiser.sde, grid), denoiser, x, noise, cond)
+        yield from run(_tableau(self, denoiser.sde, tuple(grid.tolist())), denoiser, x, noise, cond)
+
+
+@functools.lru_cache(maxsize=64)  # 0.3 ms of small operations, as much as the steps themselves on a small network
+def _tableau(solver: Solver, sde: AffineSDE, times: tuple[float, ...]) -> Tableau:
+    return solver.tableau(sde, torch.tensor(times, dtype=torch.float64))
 
 
 Corrector = Callable[[Tensor, float], tuple[Tensor, int]]
@@ -148,18 +179,21 @@ def run(
 ) -> Iterator[Step]:
     """The loop (1), the only one; `corrector` is called wherever a step ends."""
     evaluates = ~tableau.t.isnan()
-    predictors = iter(denoiser.at(tableau.t[evaluates], x))
-    width = tableau.x0.shape[1]
-    latest: collections.deque[Tensor] = collections.deque(maxlen=width)
-    base, nfe, index = x, 0, 0
-    rows = zip(
-        evaluates.tolist(), tableau.x.tolist(), tableau.base.tolist(), tableau.x0.tolist(), tableau.noise.tolist(),
-        tableau.ends.tolist(), strict=True,
-    )  # fmt: skip
-    for evaluate, wx, wbase, wx0, wnoise, end in rows:
+    plan = zip(denoiser.at(tableau.t[evaluates], x), tableau.reused, strict=True)
+    latest: collections.deque[Tensor] = collections.deque(maxlen=tableau.x0.shape[1])
+    base, nfe, i, newest = x, 0, 0, None
+    columns = (evaluates, tableau.x, tableau.base, tableau.x0, tableau.noise, tableau.ends)
+    for evaluate, wx, wbase, wx0, wnoise, end in zip(*(column.tolist() for column in columns), strict=True):
         if evaluate:
-            latest.appendleft(next(predictors)(x, cond))
-            nfe += 1
+            prediction, reused = next(plan)
+            raw, nfe = prediction.raw(x, cond), nfe + 1
+            newest = prediction, x, raw
+            if reused:
+                latest.appendleft(prediction.finish(x, raw))
+            else:  # x0_hat = skip x + out raw is never formed: two operations fewer
+                latest.appendleft(raw)
+                wx += wx0[0] * prediction.skip
+                wx0[0] *= prediction.out
         new = x * wx
         if wbase:
             new.add_(base, alpha=wbase)
@@ -173,8 +207,8 @@ def run(
             if corrector is not None:
                 x, calls = corrector(x, end)
                 nfe += calls
-            index, base = index + 1, x
-            yield Step(index, end, x, latest[0] if latest else None, nfe)
+            i, base = i + 1, x
+            yield Step(i, end, x, nfe, None, newest)
 
 
 def sample(

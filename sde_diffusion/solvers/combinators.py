@@ -51,7 +51,7 @@ class FinalDenoise(Solver):
             yield step
         assert step is not None
         for last in run(self._last_row(grid), denoiser, step.x, noise, cond):
-            yield Step(step.index + 1, 0.0, last.x, last.x0_hat, step.nfe + 1, step.rejected)
+            yield last._replace(i=step.i + 1, nfe=step.nfe + last.nfe, rejected=step.rejected)
 
     @staticmethod
     def _last_row(grid: Tensor) -> Tableau:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, overload
 
@@ -61,16 +62,14 @@ def grid(rule: Callable[..., Tensor]) -> Grid:
 
 def check_grid(times: Tensor) -> None:
     """Raises ValueError unless the times decrease strictly within [0, 1]."""
-    if not ((times >= 0) & (times <= 1)).all():
-        bad = times[~((times >= 0) & (times <= 1))][0].item()
-        raise ValueError(f"times must lie in [0, 1] (0 = data, 1 = noise), got {bad:g}; divide by the number of training steps?")
-    rises = (times[1:] >= times[:-1]).nonzero()
-    if len(rises):
-        i = int(rises[0])
-        hint = "; pass grid.flip(0)?" if (times[1:] > times[:-1]).all() else ""
-        raise ValueError(
-            f"grid must decrease from noise to data, got t[{i}]={times[i].item():g} <= t[{i + 1}]={times[i + 1].item():g}{hint}"
-        )
+    values = times.tolist()
+    for t in values:
+        if not 0 <= t <= 1:
+            raise ValueError(f"times must lie in [0, 1] (0 = data, 1 = noise), got {t:g}; divide by the number of training steps?")
+    for i, (t, s) in enumerate(itertools.pairwise(values)):
+        if not s < t:
+            hint = "; pass grid.flip(0)?" if values == sorted(values) else ""
+            raise ValueError(f"grid must decrease from noise to data, got t[{i}]={t:g} <= t[{i + 1}]={s:g}{hint}")
 
 
 def _ends(sde: AffineSDE, t_min: float | None, t_max: float | None) -> tuple[float, float]:

@@ -66,10 +66,10 @@ class Langevin(Solver):
     def solve(self, denoiser: Denoiser, x: Tensor, grid: Tensor, noise: Noise, cond: Any = None) -> Iterator[Step]:
         correct = self.corrector(denoiser, x, grid[1:], noise, cond)
         nfe = 0
-        for index, t in enumerate(grid[1:].tolist(), start=1):
+        for i, t in enumerate(grid[1:].tolist(), start=1):
             x, calls = correct(x, t)
             nfe += calls
-            yield Step(index, t, x, None, nfe)
+            yield Step(i, t, x, nfe)
 
     def corrector(self, denoiser: Denoiser, like: Tensor, times: Tensor, noise: Noise, cond: Any = None) -> Corrector:
         """A function (x, t) -> (x, denoiser calls) for the given times (n,); where sigma = 0 it does nothing."""
@@ -88,11 +88,13 @@ class Langevin(Solver):
         return correct
 
     def _move(self, x: Tensor, predict: Prediction, alpha: float, sigma: float, noise: Noise, cond: Any) -> Tensor:
-        x0_hat, z = predict(x, cond), noise(x)
+        raw, z = predict.raw(x, cond), noise(x)
         if self.norm == "expected":
             e = 2 * (self.snr * sigma) ** 2
-            return (x * (1 - e / sigma**2)).add_(x0_hat, alpha=e * alpha / sigma**2).add_(z, alpha=(2 * e) ** 0.5)
-        score = (alpha * x0_hat - x) / sigma**2
+            weight = e * alpha / sigma**2  # of x0_hat = skip x + out raw
+            moved = (x * (1 - e / sigma**2 + weight * predict.skip)).add_(raw, alpha=weight * predict.out)
+            return moved.add_(z, alpha=(2 * e) ** 0.5)
+        score = (alpha * predict.finish(x, raw) - x) / sigma**2
         length = score.flatten(1).norm(dim=1)
         ratio = z.flatten(1).norm(dim=1).mean() / length.mean() if self.norm == "batch" else x[0].numel() ** 0.5 / length
         step = expand(2 * (self.snr * ratio) ** 2, x)
@@ -187,4 +189,4 @@ class PredictorCorrector(Solver):
         if self.first == "corrector":
             x, calls = correct(x, float(grid[0]))
         for step in run(self.predictor.tableau(denoiser.sde, grid), denoiser, x, noise, cond, correct):
-            yield dataclasses.replace(step, nfe=step.nfe + calls)
+            yield step._replace(nfe=step.nfe + calls)

@@ -62,7 +62,7 @@ def test_the_trajectory_ends_where_the_sample_is_and_calls_back_at_each_step(sol
     end = sd.sample(denoiser, solver, shape=(2, 3), grid=grid, seeds=[0, 1])
     torch.testing.assert_close(states[-1], end, rtol=0, atol=0)
     torch.testing.assert_close(times[:5], grid, rtol=0, atol=0)
-    assert [step.index for step in seen] == list(range(1, len(times)))
+    assert [step.i for step in seen] == list(range(1, len(times)))
     assert [step.t for step in seen] == times[1:].tolist()
     assert len(states) == len(times)
 
