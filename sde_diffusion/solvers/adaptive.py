@@ -23,7 +23,8 @@ from sde_diffusion.noise import Noise
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.sdes.base import check_positive
 from sde_diffusion.shapes import expand, mean_event
-from sde_diffusion.solvers.base import Solver, Step, Tableau
+from sde_diffusion.solvers.base import Solver, Step
+from sde_diffusion.solvers.tableau import Tableau
 
 _C = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
 _A = (

@@ -12,8 +12,9 @@ from torch import Tensor
 from sde_diffusion.denoisers import Denoiser
 from sde_diffusion.noise import Noise
 from sde_diffusion.sdes import AffineSDE
-from sde_diffusion.solvers.base import Solver, Step, Tableau, run
+from sde_diffusion.solvers.base import Solver, Step, run
 from sde_diffusion.solvers.grids import Grid
+from sde_diffusion.solvers.tableau import Tableau
 
 
 @dataclasses.dataclass(frozen=True)

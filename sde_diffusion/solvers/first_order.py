@@ -22,7 +22,8 @@ from torch import Tensor
 
 from sde_diffusion.expressions import plain_floats
 from sde_diffusion.sdes import AffineSDE
-from sde_diffusion.solvers.base import Solver, Tableau
+from sde_diffusion.solvers.base import Solver
+from sde_diffusion.solvers.tableau import Tableau
 
 
 class FirstOrder(Solver):

@@ -23,8 +23,9 @@ from sde_diffusion.noise import Noise
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.sdes.base import check_positive
 from sde_diffusion.shapes import expand
-from sde_diffusion.solvers.base import Corrector, Solver, Step, Tableau, run
+from sde_diffusion.solvers.base import Corrector, Solver, Step, run
 from sde_diffusion.solvers.first_order import ReverseDiffusion
+from sde_diffusion.solvers.tableau import Tableau
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +167,7 @@ class PredictorCorrector(Solver):
         first: "predictor" as in the paper, or "corrector" as in its code, which corrects at t before it steps to s.
 
     Raises:
-        ValueError: for another `first`.
+        ValueError: for another `first`, or if one of the two is something else.
     """
 
     predictor: Solver = dataclasses.field(default_factory=ReverseDiffusion)
@@ -176,6 +177,11 @@ class PredictorCorrector(Solver):
     default_steps: ClassVar[int] = 500
 
     def __post_init__(self) -> None:
+        if not isinstance(self.predictor, Solver) or not isinstance(self.corrector, Langevin):
+            raise ValueError(
+                f"PredictorCorrector takes a solver and Langevin moves, such as PredictorCorrector(DDIM(), Langevin(snr=0.16)), "
+                f"got {self.predictor!r} and {self.corrector!r}; swap them?"
+            )
         if self.first not in ("predictor", "corrector"):
             raise ValueError(f"first must be 'predictor' or 'corrector', got {self.first!r}")
 

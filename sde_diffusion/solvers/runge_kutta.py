@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.sdes import AffineSDE
-from sde_diffusion.solvers.base import Solver, Tableau
+from sde_diffusion.solvers.base import Solver
 from sde_diffusion.solvers.grids import Grid, karras
+from sde_diffusion.solvers.tableau import Tableau
 
 
 @dataclasses.dataclass(frozen=True)

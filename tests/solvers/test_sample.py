@@ -75,6 +75,40 @@ def test_the_calls_that_a_solver_reports_are_those_that_a_counter_counts(solver)
     assert counter.nfe == seen[-1].nfe > 0
 
 
+class Wave(torch.nn.Module):
+    """A network whose answer is neither linear nor bounded by its input."""
+
+    def forward(self, x, c_noise):
+        return torch.sin(3 * x) + c_noise.reshape(-1, 1)
+
+
+PARAMETERIZATIONS = [sd.Epsilon(), sd.Score(), sd.X0(), sd.V(), sd.EDM(0.7)]
+
+
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS, ids=repr)
+@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+def test_folding_the_parameterization_into_the_row_changes_nothing(solver, parameterization):
+    # The counter hides the network, so that every x0_hat is formed by forward.
+    denoiser = sd.NetworkDenoiser(Wave(), sd.SubVPSDE(), parameterization)
+    options = {"x": torch.linspace(-1, 1, 6, dtype=torch.float64).reshape(2, 3), "grid": [1.0, 0.6, 0.2], "seeds": [0, 1]}
+    predictions = []
+    folded = sd.sample(denoiser, solver, callback=lambda step: predictions.append(step.x0_hat), **options)
+    formed = []
+    whole = sd.sample(sd.NFECounter(denoiser), solver, callback=lambda step: formed.append(step.x0_hat), **options)
+    torch.testing.assert_close(folded, whole, rtol=1e-9, atol=1e-9)
+    for a, b in zip(predictions, formed, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
+
+
+def test_a_prediction_is_formed_only_if_a_later_row_uses_it():
+    sde = sd.VPSDE()
+    grid = sd.uniform(sde, 3)
+    assert sd.DDIM().tableau(sde, grid).reused == [False] * 3
+    assert sd.Heun().tableau(sde, grid).reused == [True, False] * 3
+
+
 def test_a_generator_reproduces_and_the_global_stream_is_not_touched():
     denoiser, before = mixture(sd.VPSDE()), torch.get_rng_state()
     a, b = (sd.sample(denoiser, sd.EulerMaruyama(), shape=(4, 3), steps=5, generator=torch.Generator().manual_seed(7)) for _ in range(2))

@@ -114,6 +114,10 @@ def test_wrong_shapes_and_dtypes_are_refused():
         (lambda: sd.Langevin(snr=0), "snr must be a positive number, got 0"),
         (lambda: sd.AnnealedLangevin(epsilon=-1), "epsilon must be a positive number"),
         (lambda: sd.PredictorCorrector(first="both"), "got 'both'"),
+        (
+            lambda: sd.PredictorCorrector(sd.Langevin(), sd.DDIM()),
+            "got Langevin.* and DDIM.*; swap them",
+        ),
         (lambda: sd.ProbabilityFlowODE("euler"), "got 'euler'"),
         (lambda: sd.ProbabilityFlowODE(rtol=math.nan), "rtol must be a positive number"),
     ],
