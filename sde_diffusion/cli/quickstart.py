@@ -1,4 +1,4 @@
-"""Trains on handwritten digits, samples with five kinds of solver, prints one table: about six minutes on two CPU cores.
+"""Trains on handwritten digits, samples with five kinds of solver, prints one table: about seven minutes on two CPU cores.
 
 sde-diffusion quickstart --workdir runs/quickstart --sde vp
 """

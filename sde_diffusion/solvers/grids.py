@@ -38,7 +38,8 @@ class Grid:
         merged = {**dict(self.options), **options}
         if len(merged) > len(self.options) or (sde is None) != (n is None):
             known = ", ".join(dict(self.options))
-            raise TypeError(f"{self.rule.__name__} takes (sde, n) and the options {known}, got {sde}, {n} and {options}")
+            given = [repr(a) for a in (sde, n) if a is not None] + [f"{name}={value!r}" for name, value in options.items()]
+            raise TypeError(f"{self.rule.__name__} takes (sde, n) and the options {known}, got ({', '.join(given)})")
         if sde is None or n is None:
             return Grid(self.rule, tuple(merged.items()))
         if n < 1:

@@ -74,7 +74,7 @@ def prepare(config: ConfigDict, workdir: str | Path, *, resume: bool = False, ov
         with torch.no_grad():
             loss(denoiser, dataset.train[:2].to(device), generator=torch.Generator(device).manual_seed(0))
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{config.network} does not fit {config.data}, data of shape {dataset.shape}: {error}") from error
+        raise ValueError(f"{config.network}, {config.loss} and {config.data}, of shape {dataset.shape}, do not fit: {error}") from error
 
     generator = torch.Generator(device).manual_seed(config.seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.lr, fused=torch.device(device).type in ("cpu", "cuda"))

@@ -98,7 +98,7 @@ def test_train_resumes_and_refuses_and_overwrites(trained, capsys, tmp_path):
         (["--config.lr=fast"], ["lr=fast", "float"]),
         (["--config.sde=VPSDE(beta=3)"], ["VPSDE(beta=3)", "do not fit"]),
         (["--config.network=UNett()"], ["unknown name 'UNett'", "did you mean UNet"]),
-        (["--config.network=MLP(dim=2)"], ["does not fit digits", "(1, 8, 8)", "dim=64"]),
+        (["--config.network=MLP(dim=2)"], ["and digits", "do not fit", "(1, 8, 8)", "dim=64"]),
         (["--config.data=nothing.npy"], ["no data file", "nothing.npy"]),
         (["--config.loss=DenoisingScoreMatching(times=ChainTimes())"], ["is not one", "UniformTimes"]),
         (["--resum"], ["--resum"]),

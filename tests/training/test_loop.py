@@ -152,7 +152,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(config, tmp_path
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("network", "UNet()", r"UNet\(\) does not fit ring"),
+        ("network", "UNet()", r"UNet\(\), .* and ring, .*do not fit"),
         ("network", "Unet()", "did you mean UNet"),
         ("sde", "VPSDE(beta=1)", "do not fit"),
         ("data", "imagenet", "no data set"),
