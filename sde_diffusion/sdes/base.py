@@ -199,6 +199,13 @@ def check_steps(n: int) -> int:
     return n
 
 
+def check_count(**values: int) -> None:
+    """Raises ValueError naming the first value that is not a whole number of at least 1."""
+    for name, value in values.items():
+        if not (value >= 1 and value == int(value)):
+            raise ValueError(f"{name} must be a whole number, at least 1, got {value}")
+
+
 def check_positive(**values: float) -> None:
     """Raises ValueError naming the first value that is not a positive finite number."""
     for name, value in values.items():

@@ -74,7 +74,7 @@ class Solver(abc.ABC):
         yield from run(_tableau(self, denoiser.sde, tuple(grid.tolist())), denoiser, x, noise, cond)
 
 
-@functools.lru_cache(maxsize=64)  # 0.3 ms of small operations, as much as the steps themselves on a small network
+@functools.lru_cache(maxsize=16)  # 0.3 ms of small operations, as much as the steps themselves on a small network
 def _tableau(solver: Solver, sde: AffineSDE, times: tuple[float, ...]) -> Tableau:
     return solver.tableau(sde, torch.tensor(times, dtype=torch.float64))
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from typing import ClassVar
 
 import torch
@@ -44,7 +45,7 @@ class FirstOrder(Solver):
 
 def check_eta(eta: float, *, most: float = float("inf")) -> None:
     """Raises ValueError unless 0 <= eta <= most."""
-    if not 0 <= eta <= most:
+    if not (0 <= eta <= most and math.isfinite(eta)):
         raise ValueError(f"eta must be between 0 (ODE) and {'1 (SDE)' if most == 1 else 'infinity; 1 is the SDE'}, got {eta}")
 
 

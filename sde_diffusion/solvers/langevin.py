@@ -21,7 +21,7 @@ from sde_diffusion.denoisers.base import Prediction
 from sde_diffusion.expressions import plain_floats
 from sde_diffusion.noise import Noise
 from sde_diffusion.sdes import AffineSDE
-from sde_diffusion.sdes.base import check_positive
+from sde_diffusion.sdes.base import check_count, check_positive
 from sde_diffusion.shapes import expand
 from sde_diffusion.solvers.base import Corrector, Solver, Step, run
 from sde_diffusion.solvers.first_order import ReverseDiffusion
@@ -54,7 +54,8 @@ class Langevin(Solver):
 
     def __post_init__(self) -> None:
         plain_floats(self)
-        check_positive(snr=self.snr, steps=self.steps)
+        check_positive(snr=self.snr)
+        check_count(steps=self.steps)
         if self.norm not in ("expected", "sample", "batch"):
             raise ValueError(f"norm must be 'expected', 'sample' or 'batch', got {self.norm!r}")
 
@@ -122,7 +123,8 @@ class AnnealedLangevin(Solver):
 
     def __post_init__(self) -> None:
         plain_floats(self)
-        check_positive(epsilon=self.epsilon, steps=self.steps)
+        check_positive(epsilon=self.epsilon)
+        check_count(steps=self.steps)
 
     def tableau(self, sde: AffineSDE, grid: Tensor) -> Tableau:
         t, s = grid[:-1], grid[1:]

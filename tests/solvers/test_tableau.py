@@ -107,6 +107,9 @@ def test_wrong_shapes_and_dtypes_are_refused():
     ("make", "message"),
     [
         (lambda: sd.EulerMaruyama(eta=-1), "eta must be between 0"),
+        (lambda: sd.EulerMaruyama(eta=math.inf), "eta must be between 0"),
+        (lambda: sd.Langevin(steps=1.5), "steps must be a whole number, at least 1, got 1.5"),
+        (lambda: sd.AnnealedLangevin(steps=0), "steps must be a whole number, at least 1, got 0"),
         (lambda: sd.DDIM(eta=2), "eta must be between 0"),
         (lambda: sd.Ancestral("beta"), "'posterior' or 'forward', got 'beta'"),
         (lambda: sd.Heun("rho"), "'sigma' or 't', got 'rho'"),
