@@ -220,3 +220,18 @@ def test_other_names_can_be_used():
     assert sd.build("pi", {"pi": math.pi}) == math.pi
     with pytest.raises(ValueError, match="unknown name 'DDIM'"):
         sd.build("DDIM()", {"pi": math.pi})
+
+
+@pytest.mark.parametrize(
+    ("chain", "text"),
+    [
+        (sd.VPSDE().discretize(1000), "DDPMChain(linear_betas(1000, 0.0001, 0.02))"),
+        (sd.CosineVPSDE().discretize(50), "DDPMChain(cosine_betas(50))"),
+        (sd.VESDE().discretize(232), "NCSNLadder(geometric_sigmas(232, 0.01, 50.0))"),
+        (sd.DDPMChain((0.1, 0.3, 0.2)), "DDPMChain((0.1, 0.3, 0.2))"),
+    ],
+    ids=["linear", "cosine", "geometric", "other"],
+)
+def test_a_chain_prints_the_rule_that_makes_it_rather_than_its_numbers(chain, text):
+    assert repr(chain) == text
+    assert sd.build(text) == chain

@@ -91,7 +91,7 @@ class Chain(AffineSDE):
         return i.to(r) / self.length + u
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class DDPMChain(Chain):
     """DDPM's chain x_i = sqrt(1 - beta_i) x_{i-1} + sqrt(beta_i) z (Ho et al. 2020).
 
@@ -107,6 +107,11 @@ class DDPMChain(Chain):
             if not 0 < beta < 1:
                 raise ValueError(f"betas must lie in (0, 1), got beta_{i}={beta}")
 
+    def __repr__(self) -> str:
+        n, first, last = len(self.betas), self.betas[0], self.betas[-1]
+        named = {f"linear_betas({n}, {first}, {last})": linear_betas(n, first, last), f"cosine_betas({n})": cosine_betas(n)}
+        return f"DDPMChain({_named(self.betas, named)})"
+
     @property
     def prior_std(self) -> float:
         return 1.0
@@ -117,7 +122,7 @@ class DDPMChain(Chain):
         return [1.0, *alphas.tolist()], [0.0, *sigmas.tolist()]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class NCSNLadder(Chain):
     """NCSN's noise levels: x at t = i/n is data plus sigma_i z, and at t = 0 the data (Song & Ermon 2019).
 
@@ -134,6 +139,10 @@ class NCSNLadder(Chain):
         for i, (low, high) in enumerate(zip(self.sigmas, self.sigmas[1:], strict=False)):
             if not low < high:
                 raise ValueError(f"sigmas must increase, got sigmas[{i}]={low}, sigmas[{i + 1}]={high}; pass sigmas[::-1]?")
+
+    def __repr__(self) -> str:
+        n, low, high = len(self.sigmas), self.sigmas[0], self.sigmas[-1]
+        return f"NCSNLadder({_named(self.sigmas, {f'geometric_sigmas({n}, {low}, {high})': geometric_sigmas(n, low, high)})})"
 
     def nodes(self) -> tuple[Sequence[float], Sequence[float]]:
         return [1.0] * (len(self.sigmas) + 1), [0.0, *self.sigmas]
@@ -190,3 +199,8 @@ def _floats(values: Sequence[float], name: str) -> tuple[float, ...]:
     if len(floats) < 2 or not all(map(math.isfinite, floats)):
         raise ValueError(f"{name} must be at least 2 finite numbers, got {floats[:4]}{'...' if len(floats) > 4 else ''}")
     return floats
+
+
+def _named(values: tuple[float, ...], named: dict[str, tuple[float, ...]]) -> str:
+    """The expression that makes the values: one of the named, rather than a thousand numbers."""
+    return next((name for name, made in named.items() if made == values), repr(values))
