@@ -390,7 +390,8 @@ def main(arguments: list[str] | None = None) -> int:
     rows = [row for name in chosen for question in questions[name] for row in question()]
     print(evaluation.table(("claim", "measured", "bound", ""), [row.cells() for row in rows]))
     failed, skipped = sum(not row.passed for row in rows), sum(row.measured is None for row in rows)
-    print(f"{len(rows) - failed - skipped} rows hold, {failed} fail, {skipped} skipped; torch {torch.__version__}, seed {SEED}, {time.perf_counter() - began:.0f} s")
+    counts = f"{len(rows) - failed - skipped} rows hold, {failed} fail, {skipped} skipped"
+    print(f"{counts}; torch {torch.__version__}, seed {SEED}, {time.perf_counter() - began:.0f} s")
     return 1 if failed else 0
 
 

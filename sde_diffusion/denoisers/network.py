@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -48,7 +49,7 @@ class NetworkDenoiser(Denoiser):
         return expand(c_skip, x) * x + expand(c_out, x) * _keeps_shape(raw)(x, cond)
 
     def at(self, times: Tensor, like: Tensor) -> list[Prediction]:
-        skip, out, into, noise = self.parameterization.scalings(self.sde, times)
+        skip, out, into, noise = _scalings(self.parameterization, self.sde, tuple(times.tolist()))
         dtype = self._network_dtype(like)
         noises = noise.to(like.device, dtype)[:, None].expand(-1, len(like)).unbind()
 
@@ -64,11 +65,19 @@ class NetworkDenoiser(Denoiser):
 
             return Prediction(raw, c_skip, c_out)
 
-        predictions = [fix(*c) for c in zip(skip.tolist(), out.tolist(), into.tolist(), noises, strict=True)]
+        predictions = [fix(*c) for c in zip(skip, out, into, noises, strict=True)]
         return [predictions[0]._replace(raw=_keeps_shape(predictions[0].raw)), *predictions[1:]] if predictions else []
 
     def _network_dtype(self, x: Tensor) -> torch.dtype:
         return next((p.dtype for p in self.network.parameters() if p.is_floating_point()), x.dtype)
+
+
+@functools.lru_cache(maxsize=16)  # as the tables of solvers: a sampler's twenty operations on a few numbers
+def _scalings(
+    parameterization: Parameterization, sde: AffineSDE, times: tuple[float, ...]
+) -> tuple[list[float], list[float], list[float], Tensor]:
+    skip, out, into, noise = parameterization.scalings(sde, torch.tensor(times, dtype=torch.float64))
+    return skip.tolist(), out.tolist(), into.tolist(), noise
 
 
 def _keeps_shape(raw: Callable[[Tensor, Any], Tensor]) -> Callable[[Tensor, Any], Tensor]:

@@ -71,7 +71,7 @@ class Solver(abc.ABC):
 
     def solve(self, denoiser: Denoiser, x: Tensor, grid: Tensor, noise: Noise, cond: Any = None) -> Iterator[Step]:
         """Runs from x at grid[0] to grid[-1] and yields what each step reaches. Differentiable."""
-        yield from run(_tableau(self, denoiser.sde, tuple(grid.tolist())), denoiser, x, noise, cond)
+        return run(_tableau(self, denoiser.sde, tuple(grid.tolist())), denoiser, x, noise, cond)
 
 
 @functools.lru_cache(maxsize=16)  # 0.3 ms of small operations, as much as the steps themselves on a small network
@@ -87,13 +87,11 @@ def run(
     tableau: Tableau, denoiser: Denoiser, x: Tensor, noise: Noise, cond: Any = None, corrector: Corrector | None = None
 ) -> Iterator[Step]:
     """The loop over a table's rows, the only one; `corrector` is called wherever a step ends."""
-    evaluates = ~tableau.t.isnan()
-    plan = zip(denoiser.at(tableau.t[evaluates], x), tableau.reused, strict=True)
+    plan = zip(denoiser.at(tableau.calls, x), tableau.reused, strict=True)
     latest: collections.deque[Tensor] = collections.deque(maxlen=tableau.x0.shape[1])
     base, nfe, i, newest = x, 0, 0, None
-    columns = (evaluates, tableau.x, tableau.base, tableau.x0, tableau.noise, tableau.ends)
-    for evaluate, wx, wbase, wx0, wnoise, end in zip(*(column.tolist() for column in columns), strict=True):
-        if evaluate:
+    for evaluates, wx, wbase, wx0, wnoise, end in tableau.rows:
+        if evaluates:
             prediction, reused = next(plan)
             raw, nfe = prediction.raw(x, cond), nfe + 1
             newest = prediction, x, raw
@@ -102,7 +100,7 @@ def run(
             else:  # x0_hat = skip x + out raw is never formed: two operations fewer
                 latest.appendleft(raw)
                 wx += wx0[0] * prediction.skip
-                wx0[0] *= prediction.out
+                wx0 = (wx0[0] * prediction.out, *wx0[1:])
         new = x * wx
         if wbase:
             new.add_(base, alpha=wbase)
@@ -112,7 +110,7 @@ def run(
         if wnoise:
             new.add_(noise(x), alpha=wnoise)
         x = new
-        if end == end:  # not NaN
+        if end is not None:
             if corrector is not None:
                 x, calls = corrector(x, end)
                 nfe += calls

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -114,20 +115,25 @@ def _times(sde: AffineSDE, solver: Solver, steps: int | None, grid: Grid | Tenso
     if isinstance(grid, Grid):
         if steps is None:
             steps = solver.default_steps if sde.length is None else min(solver.default_steps, sde.length)
-        times = grid(sde, steps)
+        times = _grid(grid, sde, steps)
     else:
         times = torch.as_tensor(grid, dtype=torch.float64, device="cpu")
         if times.ndim != 1 or len(times) < 2:
             raise ValueError(f"a grid must be at least 2 times in one dimension, got shape {tuple(times.shape)}")
         if steps is not None and steps != len(times) - 1:
             raise ValueError(f"steps={steps} contradicts a grid of {len(times)} times, which makes {len(times) - 1} steps; leave one out")
-    check_grid(times)
+        check_grid(times)
     if not solver.ends_at_zero and not sde.sigma(times[-1]) > 0:
         raise ValueError(
             f"{solver} divides by sigma, which is 0 at the grid's end t={times[-1].item():g}; "
             f"end it at t_min > 0{f', such as 1/{sde.length}' if sde.length else ''}, and wrap the solver in FinalDenoise to reach the data"
         )
     return times
+
+
+@functools.lru_cache(maxsize=16)
+def _grid(grid: Grid, sde: AffineSDE, steps: int) -> Tensor:
+    return grid(sde, steps)
 
 
 def _start(denoiser: Denoiser, times: Tensor, shape: Sequence[int] | None, x: Tensor | None, noise: Noise) -> Tensor:

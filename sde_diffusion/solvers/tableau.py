@@ -65,6 +65,11 @@ class Tableau:
     __hash__ = None  # type: ignore[assignment]
 
     @functools.cached_property
+    def calls(self) -> Tensor:
+        """The times at which the denoiser is evaluated, in order."""
+        return self.t[~self.t.isnan()]
+
+    @functools.cached_property
     def reused(self) -> list[bool]:
         """Whether each evaluation is used by a row after its own."""
         reused: list[bool] = []
@@ -75,6 +80,14 @@ class Tableau:
                 if weight and not (evaluates and age == 0):
                     reused[-1 - age] = True
         return reused
+
+    @functools.cached_property
+    def rows(self) -> list[tuple[bool, float, float, tuple[float, ...], float, float | None]]:
+        """The table as Python numbers, ready to run: (evaluates, x, base, x0, noise, ends or None) per row."""
+        ends = [None if math.isnan(end) else end for end in self.ends.tolist()]
+        weights = [tuple(row) for row in self.x0.tolist()]
+        columns = ((~self.t.isnan()).tolist(), self.x.tolist(), self.base.tolist(), weights, self.noise.tolist(), ends)
+        return list(zip(*columns, strict=True))
 
     def __str__(self) -> str:
         width = self.x0.shape[1]
