@@ -51,8 +51,7 @@ class NetworkDenoiser(Denoiser):
     def at(self, times: Tensor, like: Tensor) -> list[Prediction]:
         skip, out, into, noise = _scalings(self.parameterization, self.sde, tuple(times.tolist()))
         dtype = self._network_dtype(like)
-        noises = noise.to(like.device, dtype)[:, None].expand(-1, len(like)).unbind()
-
+        noises = torch.tensor(noise, device=like.device, dtype=dtype)[:, None].expand(-1, len(like)).unbind()
         cast, network = dtype != like.dtype, self.network
 
         def fix(c_skip: float, c_out: float, c_in: float, c_noise: Tensor) -> Prediction:
@@ -73,11 +72,9 @@ class NetworkDenoiser(Denoiser):
 
 
 @functools.lru_cache(maxsize=16)  # as the tables of solvers: a sampler's twenty operations on a few numbers
-def _scalings(
-    parameterization: Parameterization, sde: AffineSDE, times: tuple[float, ...]
-) -> tuple[list[float], list[float], list[float], Tensor]:
-    skip, out, into, noise = parameterization.scalings(sde, torch.tensor(times, dtype=torch.float64))
-    return skip.tolist(), out.tolist(), into.tolist(), noise
+def _scalings(parameterization: Parameterization, sde: AffineSDE, times: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
+    """c_skip, c_out, c_in and c_noise at each of the times; tuples, so that no caller can change what is remembered."""
+    return tuple(tuple(c.tolist()) for c in parameterization.scalings(sde, torch.tensor(times, dtype=torch.float64)))
 
 
 def _keeps_shape(raw: Callable[[Tensor, Any], Tensor]) -> Callable[[Tensor, Any], Tensor]:

@@ -194,6 +194,7 @@ class AffineSDE(SDE):
 
 
 def check_steps(n: int) -> int:
+    """Returns the number of steps of a chain, or raises ValueError if it is less than 2."""
     if n < 2:
         raise ValueError(f"a chain needs at least 2 steps, got n={n}")
     return n

@@ -115,7 +115,7 @@ def _times(sde: AffineSDE, solver: Solver, steps: int | None, grid: Grid | Tenso
     if isinstance(grid, Grid):
         if steps is None:
             steps = solver.default_steps if sde.length is None else min(solver.default_steps, sde.length)
-        times = _grid(grid, sde, steps)
+        times = torch.tensor(_grid(grid, sde, steps), dtype=torch.float64)
     else:
         times = torch.as_tensor(grid, dtype=torch.float64, device="cpu")
         if times.ndim != 1 or len(times) < 2:
@@ -132,8 +132,9 @@ def _times(sde: AffineSDE, solver: Solver, steps: int | None, grid: Grid | Tenso
 
 
 @functools.lru_cache(maxsize=16)
-def _grid(grid: Grid, sde: AffineSDE, steps: int) -> Tensor:
-    return grid(sde, steps)
+def _grid(grid: Grid, sde: AffineSDE, steps: int) -> tuple[float, ...]:
+    """The grid's times; a tuple, so that no solver can change what is remembered."""
+    return tuple(grid(sde, steps).tolist())
 
 
 def _start(denoiser: Denoiser, times: Tensor, shape: Sequence[int] | None, x: Tensor | None, noise: Noise) -> Tensor:

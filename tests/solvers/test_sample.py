@@ -139,6 +139,20 @@ def test_gradients_flow_through_the_sampler_only_when_asked(solver):
     assert torch.autograd.gradcheck(run, x, atol=1e-4, rtol=1e-3)
 
 
+def test_a_network_that_writes_into_its_noise_input_does_not_change_the_next_run():
+    # One sample in float64: nothing is copied on the way to the network, and what a sampler remembers was within its reach.
+    class Writes(torch.nn.Module):
+        def forward(self, x, c_noise):
+            y = x * c_noise[:, None]
+            c_noise.mul_(2)
+            return y
+
+    denoiser = sd.NetworkDenoiser(Writes(), sd.VPSDE(), sd.X0())
+    x = torch.ones(1, 3, dtype=torch.float64)
+    first, second = (sd.sample(denoiser, sd.DDIM(), x=x, steps=3) for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
 def test_the_condition_reaches_the_network():
     class Conditional(torch.nn.Module):
         def forward(self, x, c_noise, cond):
