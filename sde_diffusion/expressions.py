@@ -43,6 +43,17 @@ def plain_floats(obj: Any) -> None:
             object.__setattr__(obj, field.name, float(getattr(obj, field.name)))
 
 
+def short(obj: Any) -> str:
+    """The expression of a dataclass without the options that have their default value, an order excepted: for tables and messages."""
+    options = []
+    for field in dataclasses.fields(obj):
+        value = getattr(obj, field.name)
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if value != default or field.name == "order":
+            options.append(f"{field.name}={short(value) if dataclasses.is_dataclass(value) else repr(value)}")
+    return f"{type(obj).__name__}({', '.join(options)})"
+
+
 def _evaluate(node: ast.expr, names: Mapping[str, Any], text: str) -> Any:
     match node:
         case ast.Constant(value=value):

@@ -116,6 +116,62 @@ class Record:
         return self.draws[-1]
 
 
+class Brownian:
+    """Brownian paths of a batch, revealed at times that each sample chooses as it goes, backwards too.
+
+    Between the nearest known points (u, w_u) and (v, w_v) of a path its value at time s is that of the bridge,
+
+        w_s = w_u + (s - u)/(v - u) (w_v - w_u) + sqrt((s - u)(v - s)/(v - u)) z
+
+    and beyond the last one w_u + sqrt(s - u) z. A solver that rejects a step and looks at an earlier time so goes on with the same path;
+    drawing anew would make the noise depend on what was rejected (Rackauckas & Nie 2017, "Adaptive methods for stochastic differential
+    equations via natural embeddings and rejection sampling with memory").
+
+    Args:
+        like: a tensor of the shape, dtype and device of the paths, (b, *d); they start at 0 at time 0.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        # Row 0 is where each path stands; then what is known ahead of it, in no order, NaN where a row is free.
+        self.times = torch.zeros(1, len(like), dtype=torch.float64, device=like.device)
+        self.values = torch.zeros_like(like)[None]
+
+    def at(self, times: Tensor, z: Tensor) -> Tensor:
+        """The paths (b, *d) at times (b,), not before where they stand, from standard normal numbers z (b, *d)."""
+        columns = torch.arange(len(times), device=times.device)
+        left = torch.where(self.times <= times, self.times, -torch.inf).argmax(0)
+        gaps = torch.where(self.times > times, self.times, torch.inf)
+        right = gaps.argmin(0)
+        u, v = self.times[left, columns], gaps[right, columns]
+        known = v.isfinite()
+        part = torch.where(known, (times - u) / (v - u), 0.0)
+        spread = ((times - u) * (1 - part)).sqrt()
+        w_u = self.values[left, columns]
+        return w_u + _column(part, z) * (self.values[right, columns] - w_u) + _column(spread, z) * z
+
+    def move(self, times: Tensor, values: Tensor, accepted: Tensor) -> None:
+        """Moves the accepted (b,) paths to the point (times, values) and remembers it for the others as lying ahead."""
+        ahead = self.times[1:]
+        ahead[accepted & (ahead <= times)] = torch.nan
+        if not accepted.all():
+            if not (accepted | ahead.isnan().any(0)).all():
+                self.times = torch.cat([self.times, torch.full_like(self.times[:1], torch.nan)])
+                self.values = torch.cat([self.values, torch.zeros_like(self.values[:1])])
+            columns = (~accepted).nonzero()[:, 0]
+            rows = 1 + self.times[1:, columns].isnan().double().argmax(0)
+            self.times[rows, columns], self.values[rows, columns] = times[columns], values[columns]
+        self.times[0] = torch.where(accepted, times, self.times[0])
+        self.values[0] = torch.where(_column(accepted, values).bool(), values, self.values[0])
+
+    def select(self, index: Tensor) -> None:
+        """Keeps the paths `index` only."""
+        self.times, self.values = self.times[:, index], self.values[:, index]
+
+
+def _column(a: Tensor, x: Tensor) -> Tensor:
+    return a.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+
+
 def make_noise(noise: Noise | None = None, *, generator: torch.Generator | None = None, seeds: Iterable[int] | None = None) -> Noise:
     """Returns the noise source that `noise=`, `generator=` or `seeds=` names; without any, a stream seeded by the operating system.
 

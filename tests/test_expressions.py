@@ -35,19 +35,39 @@ OBJECTS = [
     sd.ReverseDiffusion(0.0),
     sd.Ancestral(),
     sd.Ancestral("forward"),
+    sd.Ancestral("learned"),
+    sd.Ancestral("analytic", sd.ReconstructionError((-1.0, 1.0), (0.5, 1 / 3))),
+    sd.LearnedVariance(),
+    sd.LearnedVariance(sd.X0()),
+    sd.ReconstructionError((-1.0, 1.0), (0.5, 1 / 3)),
     sd.DDIM(),
     sd.DDIM(1 / 3),
-    sd.Heun(),
+    *(solver() for solver in (sd.Euler, sd.Heun, sd.Midpoint, sd.RK4, sd.DPMSolver)),
+    *(solver() for solver in (sd.AdamsBashforth, sd.DEIS, sd.IPNDM, sd.DPMSolverPP, sd.UniPC, sd.SASolver)),
+    sd.Midpoint("x0", eta=0.5),
+    sd.DPMSolver(2, "x0", 1.0),
+    sd.UniPC(2, "bh1", corrector=False, form="epsilon"),
+    sd.Churn(),
+    sd.Churn(sd.Midpoint(), 10, s_noise=1.0),
+    sd.Renoise(sd.Euler()),
+    sd.Renoise(sd.Midpoint("x0"), eta=0.5),
+    sd.AnalyticFirstStep(sd.IPNDM(3, variable_step=True)),
+    sd.Truncate(sd.DDIM(), 0.5, std=0.7),
     sd.Langevin(),
     sd.Langevin(snr=0.075, steps=2, norm="batch"),
     sd.AnnealedLangevin(),
     sd.AnnealedLangevin(epsilon=6.2e-6, steps=5),
+    *(solver() for solver in (sd.ConsistentAnnealed, sd.PreconditionedLangevin, sd.UnderdampedLangevin, sd.MetropolisLangevin)),
+    sd.PreconditionedLangevin((1.0, 0.5), snr=0.1),
     sd.PredictorCorrector(),
     sd.PredictorCorrector(sd.EulerMaruyama(0.5), sd.Langevin(0.1), "corrector"),
     sd.FinalDenoise(sd.PredictorCorrector(sd.Ancestral())),
-    sd.ProbabilityFlowODE(),
-    sd.ProbabilityFlowODE(method="scipy", rtol=1e-3, atol=1e-6),
-    *(grid() for grid in (sd.uniform, sd.quadratic, sd.log_snr, sd.karras, sd.chain_grid)),
+    *(solver() for solver in (sd.AdaptiveODE, sd.AdaptiveSDE, sd.ScipyODE, sd.TorchSDE)),
+    sd.AdaptiveSDE(0.02, rejection="fresh"),
+    sd.TorchSDE("srk", eta=0.5),
+    sd.ScipyODE("LSODA", rtol=1e-8),
+    sd.AdaptiveODE(method="bosh3", rtol=1e-3, atol=1e-6, form="t", compact=False),
+    *(grid() for grid in (sd.uniform, sd.quadratic, sd.log_snr, sd.karras, sd.chain_grid, sd.vp_power, sd.cosine, sd.sigma_uniform)),
     sd.karras(rho=5.0, t_min=1e-3),
     sd.chain_grid(spacing="quadratic", length=1000),
     sd.SimpleWeighting(),
@@ -74,9 +94,9 @@ def test_an_object_prints_as_the_expression_that_makes_it(thing):
 
 
 def test_every_public_dataclass_is_among_them():
-    # objects without options that hold tensors or generators are not expressions
+    # what holds tensors, generators or functions is no expression
     known = {type(o).__name__ for o in OBJECTS}
-    others = {"Tableau", "Step", "Stream", "Antithetic"}
+    others = {"Tableau", "Step", "Stream", "Antithetic", "Projected", "WorkPrecision"}
     public = {name for name in sd.__all__ if isinstance(getattr(sd, name), type) and dataclasses.is_dataclass(getattr(sd, name))}
     assert public <= known | others
 
@@ -235,3 +255,9 @@ def test_other_names_can_be_used():
 def test_a_chain_prints_the_rule_that_makes_it_rather_than_its_numbers(chain, text):
     assert repr(chain) == text
     assert sd.build(text) == chain
+
+
+def test_a_solver_names_what_is_not_default_in_tables_and_messages():
+    assert str(sd.DPMSolverPP()) == "DPMSolverPP(order=2)"
+    assert str(sd.Renoise(sd.Midpoint("x0"))) == "Renoise(inner=Midpoint(form='x0'))"
+    assert sd.build(str(sd.UniPC(2, "bh1"))) == sd.UniPC(2, "bh1")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import sde_diffusion as sd
-from sde_diffusion.noise import make_noise
+from sde_diffusion.noise import Brownian, make_noise
 
 
 def stream(seed: int = 0) -> sd.Stream:
@@ -116,6 +116,45 @@ def test_two_samplers_can_share_their_noise():
     one = sd.sample(denoiser, sd.DDIM(1.0), shape=(3, 2), steps=5, noise=record)
     two = sd.sample(denoiser, sd.Ancestral(), shape=(3, 2), steps=5, noise=sd.Replay(record.draws))
     torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-10)
+
+
+def times(*values: float, n: int) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64).expand(n) if len(values) == 1 else torch.tensor(values, dtype=torch.float64)
+
+
+def test_a_brownian_path_that_was_looked_at_too_far_ahead_has_the_covariance_of_one_that_was_not():
+    n, source, accept = 20_000, stream(), torch.ones(20_000, dtype=torch.bool)
+    like = torch.empty(n, 1, dtype=torch.float64)
+    path, w = Brownian(like), {}
+    for t in (0.8, 0.3, 0.5, 0.1):  # four rejections
+        w[t] = path.at(times(t, n=n), source(like))
+        path.move(times(t, n=n), w[t], ~accept)
+    for t in (0.1, 0.2, 0.3, 0.6, 0.8, 1.0):  # then steps, to known points and between them
+        again = path.at(times(t, n=n), source(like))
+        if t in w:
+            torch.testing.assert_close(again, w[t], rtol=1e-12, atol=1e-12)
+        w[t] = again
+        path.move(times(t, n=n), again, accept)
+    assert path.times[1:].isnan().all()
+    at = sorted(w)
+    covariance = torch.cat([w[t] for t in at], 1).T.cov()
+    expected = torch.minimum(*torch.meshgrid(torch.tensor(at), torch.tensor(at), indexing="ij"))
+    # var of an estimated covariance of two normal numbers: (c_ii c_jj + c_ij^2)/n
+    error = ((expected.diag()[:, None] * expected.diag() + expected**2) / n).sqrt()
+    assert ((covariance - expected).abs() < 4 * error).all()
+
+
+def test_each_brownian_path_moves_on_its_own():
+    like, z = torch.zeros(3, 2, dtype=torch.float64), torch.ones(3, 2, dtype=torch.float64)
+    path = Brownian(like)
+    t = times(0.25, 1.0, 4.0, n=3)
+    w = path.at(t, z)
+    torch.testing.assert_close(w, t.sqrt()[:, None].expand(3, 2), rtol=1e-12, atol=0)
+    path.move(t, w, torch.tensor([True, False, True]))
+    assert path.times[0].tolist() == [0.25, 0.0, 4.0]
+    path.select(torch.tensor([1, 2]))
+    middle = path.at(times(0.5, 5.0, n=2), torch.zeros(2, 2, dtype=torch.float64))
+    torch.testing.assert_close(middle, torch.tensor([[0.5, 0.5], [2.0, 2.0]], dtype=torch.float64))
 
 
 def test_only_one_source_can_be_named():

@@ -37,7 +37,7 @@ ENTRIES = (
     Entry("predictor_corrector", "PredictorCorrector()", 250),  # two network calls per step
     Entry("ancestral", "Ancestral()", 1000),
     Entry("ddim", "DDIM()", 50),
-    Entry("probability_flow_ode", "FinalDenoise(ProbabilityFlowODE())", None),
+    Entry("probability_flow_ode", "FinalDenoise(AdaptiveODE())", None),
 )
 FILMED = "euler_maruyama"
 

@@ -4,23 +4,29 @@ sde-diffusion sample --workdir runs/vp_digits --solver "DDIM(eta=0.0)" --steps 5
 """
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
+import sde_diffusion
 from sde_diffusion import expressions, plotting, solvers, training
 from sde_diffusion.cli.options import add_device
 
 FORMATS = (".png", ".npz")
+SOLVER_HELP = (
+    'an expression, such as "EulerMaruyama(eta=0.5)" or "Ancestral(\'analytic\', errors)" with the checkpoint\'s own errors; or auto'
+)
 
 
 def add_solver_arguments(parser: argparse.ArgumentParser, *, n: int) -> None:
     """What sample and evaluate share: which denoiser, how it is sampled."""
     parser.add_argument("--workdir", type=Path, required=True, help="folder of a run, or of one of its checkpoints")
-    parser.add_argument("--solver", default="DDIM(eta=0.0)", help='an expression, such as "EulerMaruyama(eta=0.5)"')
+    parser.add_argument("--solver", default="DDIM(eta=0.0)", help=SOLVER_HELP)
     parser.add_argument("--steps", type=int, help="number of steps; default: the solver's own")
+    parser.add_argument("--nfe", type=int, help="most network calls, instead of --steps; 20 for --solver auto")
     parser.add_argument("--grid", help='times of the steps: "karras(rho=7.0)", or a tuple of decreasing times in [0, 1]')
     parser.add_argument("--n", type=int, default=n, help="number of samples")
     parser.add_argument("--seed", type=int, default=0)
@@ -37,16 +43,20 @@ def draw(
     """
     if arguments.n < 1:
         raise ValueError(f"--n must be positive, got {arguments.n}")
-    solver = expressions.build(arguments.solver)
-    if not isinstance(solver, solvers.Solver):
-        raise ValueError(f"--solver {arguments.solver} is not a solver; use one such as DDIM(eta=0.0) or EulerMaruyama()")
-    grid = None if arguments.grid is None else expressions.build(arguments.grid)
+    names = {name: getattr(sde_diffusion, name) for name in sde_diffusion.__all__}
+    if "errors" in f"{arguments.solver} {arguments.grid}":
+        names["errors"] = checkpoint.errors()
+    solver = "auto" if arguments.solver == "auto" else expressions.build(arguments.solver, names)
+    if not (solver == "auto" or isinstance(solver, solvers.Solver)):
+        raise ValueError(f"--solver {arguments.solver} is not a solver; use auto, or one such as DDIM(eta=0.0)")
+    grid = None if arguments.grid is None else expressions.build(arguments.grid, names)
     denoiser = checkpoint.denoiser().to(arguments.device)
     generator = torch.Generator().manual_seed(arguments.seed)
     shape = (arguments.n, *checkpoint.state["data"]["shape"])
-    return solvers.sample(
-        denoiser, solver, shape=shape, steps=arguments.steps, grid=grid, generator=generator, progress=True, callback=callback
-    )
+    if solver == "auto":
+        print("auto: {} on {}, {} steps".format(*solvers.auto(denoiser.sde, arguments.nfe or 20)), file=sys.stderr)
+    options = {"steps": arguments.steps, "nfe": arguments.nfe, "grid": grid}
+    return solvers.sample(denoiser, solver, shape=shape, **options, generator=generator, progress=True, callback=callback)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 from sde_diffusion.denoisers.base import Denoiser, NFECounter
 from sde_diffusion.denoisers.exact import EmpiricalDenoiser, ExactDenoiser, GaussianDenoiser, GaussianMixtureDenoiser
 from sde_diffusion.denoisers.network import NetworkDenoiser
-from sde_diffusion.denoisers.parameterizations import EDM, X0, Epsilon, Parameterization, Scalings, Score, V
+from sde_diffusion.denoisers.parameterizations import EDM, X0, Epsilon, LearnedVariance, Parameterization, Scalings, Score, V
 
 __all__ = [
     "EDM",
@@ -14,6 +14,7 @@ __all__ = [
     "ExactDenoiser",
     "GaussianDenoiser",
     "GaussianMixtureDenoiser",
+    "LearnedVariance",
     "NFECounter",
     "NetworkDenoiser",
     "Parameterization",

@@ -42,6 +42,24 @@ class Prediction(NamedTuple):
         return x0_hat.add_(x, alpha=self.skip) if self.skip else x0_hat
 
 
+class Levels(NamedTuple):
+    """Where states are: their times, and what belongs to them: alpha, sigma and log(alpha/sigma); float64, of one shape."""
+
+    t: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    log_snr: Tensor
+
+
+class Predictions(NamedTuple):
+    """x0_hat(x, cond) = skip_i x + out_i raw_i(into_i x, cond) at r rows of levels; into, skip and out, if None, are 1, 0 and 1."""
+
+    raw: list[Callable[[Tensor, Any], Tensor]]
+    into: Tensor | None = None
+    skip: Tensor | None = None
+    out: Tensor | None = None
+
+
 class Denoiser(nn.Module, abc.ABC):
     """x0_hat (1) and what follows from it.
 
@@ -59,6 +77,17 @@ class Denoiser(nn.Module, abc.ABC):
     def forward(self, x: Tensor, t: Time, cond: Any = None) -> Tensor:
         """x0_hat at states x (b, *d), times t () or (b,) and condition `cond`; shape and dtype of x."""
 
+    def with_variance(self, x: Tensor, t: Time, cond: Any = None) -> tuple[Tensor, Tensor]:
+        """x0_hat and v, both (b, *d), of one network call: v = 0..1 leads from the posterior's to the forward process' log-variance.
+
+        Raises:
+            ValueError: if the denoiser has learned no variance.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has learned no variance; use a NetworkDenoiser with the parameterization LearnedVariance(...), "
+            "or Ancestral with variance='posterior', 'forward' or 'analytic'"
+        )
+
     def at(self, times: Tensor, like: Tensor) -> list[Prediction]:
         """The prediction at each of the times (r,), with all arithmetic on times done beforehand.
 
@@ -71,6 +100,19 @@ class Denoiser(nn.Module, abc.ABC):
             return Prediction(lambda x, cond: self(x, t, cond))
 
         return [fix(t) for t in times.to(like.device).unbind()]
+
+    def at_each(self, levels: Levels, like: Tensor) -> Predictions:
+        """The predictions at r rows of levels, one per sample, with the arithmetic on them done for all rows at once.
+
+        Args:
+            levels: of shape (r, b, 1, ...), so that a row multiplies states, on their device.
+            like: a tensor of the dtype, device and shape of the states to come, (b, *d).
+        """
+
+        def fix(t: Tensor) -> Callable[[Tensor, Any], Tensor]:
+            return lambda x, cond: self(x, t, cond)
+
+        return Predictions([fix(t) for t in levels.t.flatten(1).unbind()])
 
     def score(self, x: Tensor, t: Time, cond: Any = None) -> Tensor:
         """nabla_x log p_t(x) by (2)."""
@@ -123,6 +165,14 @@ class ChangeOfVariables(Denoiser):
             return Prediction(lambda x, cond: inner.raw(x * scale, cond), inner.skip * scale, inner.out)
 
         return [fix(p, s) for p, s in zip(self.inner.at(inner_times, like), scales, strict=True)]
+
+    def at_each(self, levels: Levels, like: Tensor) -> Predictions:
+        sde = self.inner.sde
+        t = sde.t_of_log_snr(levels.log_snr).clamp(0, 1)
+        inner = Levels(t, sde.alpha(t), sde.sigma(t), levels.log_snr)
+        raw, into, skip, out = self.inner.at_each(inner, like)
+        scale = inner.alpha / levels.alpha
+        return Predictions(raw, scale if into is None else into * scale, None if skip is None else skip * scale, out)
 
 
 class NFECounter(Denoiser):

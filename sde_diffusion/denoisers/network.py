@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sde_diffusion.denoisers.base import Denoiser, Prediction
+from sde_diffusion.denoisers.base import Denoiser, Levels, Prediction, Predictions
 from sde_diffusion.denoisers.parameterizations import Parameterization
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.shapes import Time, as_time, expand
@@ -22,12 +22,13 @@ class NetworkDenoiser(Denoiser):
     autocast too, and its output returns to that of x.
 
     Args:
-        network: takes states (b, *d) and c_noise (b,) = log(sigma/alpha)/4, about -1.2 to 1.3; returns the shape of x.
+        network: takes states (b, *d) and c_noise (b,) = log(sigma/alpha)/4, about -1.2 to 1.3; returns the shape of x, or (b, 2C, ...) for
+            states (b, C, ...) where the parameterization is a LearnedVariance.
         sde: the process it was or will be trained for.
         parameterization: what it predicts.
 
     Raises:
-        ValueError: at the first call, if the network returns another shape than that of x.
+        ValueError: at the first call, if the network returns another shape.
     """
 
     def __init__(self, network: nn.Module, sde: AffineSDE, parameterization: Parameterization) -> None:
@@ -36,6 +37,16 @@ class NetworkDenoiser(Denoiser):
         self.parameterization = parameterization
 
     def forward(self, x: Tensor, t: Time, cond: Any = None) -> Tensor:
+        return self._predict(x, t, cond)[0]
+
+    def with_variance(self, x: Tensor, t: Time, cond: Any = None) -> tuple[Tensor, Tensor]:
+        if not self.parameterization.learns_variance:
+            return super().with_variance(x, t, cond)
+        x0_hat, rest = self._predict(x, t, cond)
+        return x0_hat, (rest + 1) / 2
+
+    def _predict(self, x: Tensor, t: Time, cond: Any) -> tuple[Tensor, Tensor]:
+        """x0_hat and what the network returns in further channels."""
         t = as_time(t, x)
         c_skip, c_out, c_in, c_noise = self.parameterization.scalings(self.sde, t)
         dtype = self._network_dtype(x)
@@ -46,13 +57,15 @@ class NetworkDenoiser(Denoiser):
             y: Tensor = self.network(scaled, noises) if cond is None else self.network(scaled, noises, cond)
             return y.to(x.dtype)
 
-        return expand(c_skip, x) * x + expand(c_out, x) * _keeps_shape(raw)(x, cond)
+        y = raw(x, cond)
+        _check_shape(y, x, self.parameterization)
+        return expand(c_skip, x) * x + expand(c_out, x) * y[:, : x.shape[1]], y[:, x.shape[1] :]
 
     def at(self, times: Tensor, like: Tensor) -> list[Prediction]:
         skip, out, into, noise = _scalings(self.parameterization, self.sde, tuple(times.tolist()))
         dtype = self._network_dtype(like)
         noises = torch.tensor(noise, device=like.device, dtype=dtype)[:, None].expand(-1, len(like)).unbind()
-        cast, network = dtype != like.dtype, self.network
+        cast, network, parameterization = dtype != like.dtype, self.network, self.parameterization
 
         def fix(c_skip: float, c_out: float, c_in: float, c_noise: Tensor) -> Prediction:
             def raw(x: Tensor, cond: Any) -> Tensor:
@@ -60,6 +73,9 @@ class NetworkDenoiser(Denoiser):
                 if cast:
                     scaled = scaled.to(dtype)
                 y: Tensor = network(scaled, c_noise) if cond is None else network(scaled, c_noise, cond)
+                if parameterization.learns_variance:
+                    _check_shape(y, x, parameterization)
+                    y = y[:, : x.shape[1]]
                 return y if y.dtype is x.dtype else y.to(x.dtype)
 
             return Prediction(raw, c_skip, c_out)
@@ -67,11 +83,29 @@ class NetworkDenoiser(Denoiser):
         predictions = [fix(*c) for c in zip(skip, out, into, noises, strict=True)]
         return [predictions[0]._replace(raw=_keeps_shape(predictions[0].raw)), *predictions[1:]] if predictions else []
 
+    def at_each(self, levels: Levels, like: Tensor) -> Predictions:
+        skip, out, into = self.parameterization.x0_weights(levels.alpha, levels.sigma)
+        dtype, network, parameterization = self._network_dtype(like), self.network, self.parameterization
+
+        def fix(c_noise: Tensor) -> Callable[[Tensor, Any], Tensor]:
+            def raw(x: Tensor, cond: Any) -> Tensor:
+                scaled = x if x.dtype is dtype else x.to(dtype)
+                y: Tensor = network(scaled, c_noise) if cond is None else network(scaled, c_noise, cond)
+                _check_shape(y, x, parameterization)
+                if parameterization.learns_variance:
+                    y = y[:, : x.shape[1]]
+                return y if y.dtype is x.dtype else y.to(x.dtype)
+
+            return raw
+
+        c_noise = (levels.log_snr * -0.25).to(dtype).flatten(1)
+        return Predictions([fix(row) for row in c_noise.unbind()], into, skip, out)
+
     def _network_dtype(self, x: Tensor) -> torch.dtype:
         return next((p.dtype for p in self.network.parameters() if p.is_floating_point()), x.dtype)
 
 
-@functools.lru_cache(maxsize=16)  # as the tables of solvers: a sampler's twenty operations on a few numbers
+@functools.lru_cache(maxsize=64)  # as the tables of solvers: a sampler's twenty operations on a few numbers
 def _scalings(parameterization: Parameterization, sde: AffineSDE, times: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
     """c_skip, c_out, c_in and c_noise at each of the times; tuples, so that no caller can change what is remembered."""
     return tuple(tuple(c.tolist()) for c in parameterization.scalings(sde, torch.tensor(times, dtype=torch.float64)))
@@ -82,8 +116,19 @@ def _keeps_shape(raw: Callable[[Tensor, Any], Tensor]) -> Callable[[Tensor, Any]
 
     def checked(x: Tensor, cond: Any) -> Tensor:
         y = raw(x, cond)
-        if y.shape != x.shape:
-            raise ValueError(f"the network returned shape {tuple(y.shape)} for states of shape {tuple(x.shape)}; it must keep the shape")
+        _check_shape(y, x)
         return y
 
     return checked
+
+
+def _check_shape(y: Tensor, x: Tensor, parameterization: Parameterization | None = None) -> None:
+    """Raises ValueError unless a network's output has the shape of x, or twice its channels where it learns the variance too."""
+    if parameterization is not None and parameterization.learns_variance:
+        if y.shape != (len(x), 2 * x.shape[1], *x.shape[2:]):
+            raise ValueError(
+                f"the network returned shape {tuple(y.shape)} for states of shape {tuple(x.shape)}; "
+                f"{parameterization} needs twice the channels, {2 * x.shape[1]}"
+            )
+    elif y.shape != x.shape:
+        raise ValueError(f"the network returned shape {tuple(y.shape)} for states of shape {tuple(x.shape)}; it must keep the shape")

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +40,9 @@ class Scalings(NamedTuple):
 
 class Parameterization(abc.ABC):
     """A rule that turns a network's output into x0_hat."""
+
+    learns_variance: ClassVar[bool] = False
+    """Whether the network returns twice as many channels, F first."""
 
     @abc.abstractmethod
     def x0_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,3 +104,26 @@ class EDM(Parameterization):
     def x0_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         power = alpha**2 * self.sigma_data**2 + sigma**2
         return alpha * self.sigma_data**2 / power, sigma * self.sigma_data / power.sqrt(), 1 / power.sqrt()
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedVariance(Parameterization):
+    """The network returns 2C channels for data of C: the inner prediction, then 2v - 1 for `Ancestral("learned")`.
+
+        log c^2 = v log Q + (1 - v) log c_0^2
+
+    with the forward and the posterior variance of the step (Nichol & Dhariwal 2021, arXiv 2102.09672).
+
+    Args:
+        inner: what the first half of the channels predicts.
+    """
+
+    inner: Parameterization = Epsilon()
+    learns_variance: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.inner, Parameterization) or self.inner.learns_variance:
+            raise ValueError(f"inner must be a parameterization without variance, such as Epsilon(), got {self.inner!r}")
+
+    def x0_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.inner.x0_weights(alpha, sigma)

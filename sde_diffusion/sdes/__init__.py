@@ -1,7 +1,17 @@
 """Forward processes: they turn data (t = 0) into noise (t = 1)."""
 
 from sde_diffusion.sdes.base import SDE, AffineSDE, Posterior, Transition
-from sde_diffusion.sdes.chains import AffineChain, Chain, DDPMChain, NCSNLadder, cosine_betas, geometric_sigmas, linear_betas
+from sde_diffusion.sdes.chains import (
+    AffineChain,
+    Chain,
+    DDPMChain,
+    NCSNLadder,
+    cosine_betas,
+    geometric_sigmas,
+    linear_betas,
+    ncsnv2_sigma_max,
+    ncsnv2_sigmas,
+)
 from sde_diffusion.sdes.flow import RectifiedFlow
 from sde_diffusion.sdes.reverse import ReverseSDE
 from sde_diffusion.sdes.ve import EDMSDE, VESDE
@@ -26,4 +36,6 @@ __all__ = [
     "cosine_betas",
     "geometric_sigmas",
     "linear_betas",
+    "ncsnv2_sigma_max",
+    "ncsnv2_sigmas",
 ]

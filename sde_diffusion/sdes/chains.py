@@ -194,6 +194,40 @@ def geometric_sigmas(n: int, sigma_min: float = 0.01, sigma_max: float = 50.0) -
     return tuple(np.geomspace(sigma_min, sigma_max, n).tolist())
 
 
+def ncsnv2_sigmas(d: int, sigma_min: float = 0.01, sigma_max: float = 50.0) -> tuple[float, ...]:
+    """Geometric levels whose neighbours overlap by half in d dimensions (Song & Ermon 2020, arXiv 2006.09011, technique 2).
+
+    The length of N(0, sigma^2 I) is nearly N(sqrt(d) sigma, sigma^2/2). The part of it within three standard deviations of the next
+    level's, which is wider by gamma, is to be a half:
+
+        Phi(sqrt(2d)(gamma - 1) + 3 gamma) - Phi(sqrt(2d)(gamma - 1) - 3 gamma) = 1/2
+
+    The first term is 1 but for 1e-9, so the second argument is 0: gamma = sqrt(2d)/(sqrt(2d) - 3). The ratio returned is at most this.
+
+    Args:
+        d: dimension of the data, at least 5: in fewer, all levels overlap by more than half.
+        sigma_min: smallest level, > 0.
+        sigma_max: largest, such as `ncsnv2_sigma_max(data)`.
+
+    Raises:
+        ValueError: if d is less than 5 or the levels do not increase from above 0.
+    """
+    if d < 5:
+        raise ValueError(f"neighbouring levels overlap by half only from d=5 dimensions, got d={d}; use geometric_sigmas(n)")
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(f"levels must increase from above 0, got sigma_min={sigma_min} and sigma_max={sigma_max}; swap them?")
+    gamma = 1 / (1 - 3 / math.sqrt(2 * d))
+    return geometric_sigmas(1 + math.ceil(math.log(sigma_max / sigma_min) / math.log(gamma)), sigma_min, sigma_max)
+
+
+def ncsnv2_sigma_max(data: Tensor) -> float:
+    """The largest distance between two of the data (n, *d), n >= 2: from there a sampler reaches all modes (the same, technique 1)."""
+    if data.ndim < 2 or len(data) < 2:
+        raise ValueError(f"data must have shape (n, *d) with n >= 2, for a distance, got {tuple(data.shape)}")
+    points = data.flatten(1).double()
+    return max(float(torch.cdist(part, points).max()) for part in points.split(1024))  # n^2 numbers at once are too many
+
+
 def _floats(values: Sequence[float], name: str) -> tuple[float, ...]:
     floats = tuple(float(v) for v in values)
     if len(floats) < 2 or not all(map(math.isfinite, floats)):

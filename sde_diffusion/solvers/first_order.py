@@ -16,15 +16,19 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from sde_diffusion.denoisers import Denoiser
 from sde_diffusion.expressions import plain_floats
+from sde_diffusion.noise import Noise
 from sde_diffusion.sdes import AffineSDE
-from sde_diffusion.solvers.base import Solver
+from sde_diffusion.solvers.base import Move, Solver, Step
 from sde_diffusion.solvers.tableau import Tableau
+from sde_diffusion.solvers.variance import VARIANCES, ReconstructionError, check_variance, reverse_variance
 
 
 class FirstOrder(Solver):
@@ -37,10 +41,9 @@ class FirstOrder(Solver):
     def weights(self, sde: AffineSDE, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(w_x, w_0, c) of (1) for steps from times t to s, (n,) each."""
 
-    def tableau(self, sde: AffineSDE, grid: Tensor) -> Tableau:
-        t, s = grid[:-1], grid[1:]
+    def rows(self, sde: AffineSDE, t: Tensor, s: Tensor) -> Tableau:
         x, x0, noise = self.weights(sde, t, s)
-        return Tableau(t=t, x=x, base=torch.zeros_like(t), x0=x0[:, None], noise=noise, ends=s)
+        return Tableau(t=t, x=x, p=x0[:, None], noise=noise, ends=s)
 
 
 def check_eta(eta: float, *, most: float = float("inf")) -> None:
@@ -94,23 +97,51 @@ class Ancestral(FirstOrder):
     """Draws from the Gaussian posterior p(x_s | x_t, x0_hat), (4): DDPM on a VP chain, SMLD on a VE ladder.
 
     Args:
-        variance: "posterior", c^2 = Q sigma_s^2/sigma_t^2 (beta-tilde of Ho et al. 2020, exact for a single point), or "forward", c^2 = Q
-            (beta, exact for unit-variance data). No noise is added in a step that ends where sigma = 0.
+        variance: c^2 in the steps that end where sigma > 0; in others it is 0.
+            "posterior": Q sigma_s^2/sigma_t^2 (beta-tilde of Ho et al. 2020, exact for a single point);
+            "forward": Q (beta, exact for unit-variance data);
+            "analytic": the best for the model's `errors` (Bao et al. 2022, arXiv 2201.06503), exact for Gaussian data;
+            "learned": between the first two, per element, as the network says (Nichol & Dhariwal 2021, arXiv 2102.09672).
+        errors: the model's, for "analytic" only.
 
     Raises:
-        ValueError: for another variance.
+        ValueError: for another variance, or errors that are missing or superfluous; while sampling, if no variance has been learned.
     """
 
     variance: str = "posterior"
+    errors: ReconstructionError | None = None
 
     def __post_init__(self) -> None:
-        if self.variance not in ("posterior", "forward"):
-            raise ValueError(f"variance must be 'posterior' or 'forward', got {self.variance!r}")
+        check_variance(self.variance, self.errors, (*VARIANCES, "learned"))
+        if self.errors is not None and self.variance != "analytic":
+            raise ValueError(f"errors are for variance='analytic', got them with {self.variance!r}; leave them out?")
 
     def weights(self, sde: AffineSDE, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, x0, posterior = sde.posterior(s, t)
-        forward = torch.where(sde.sigma(s) > 0, sde.transition(s, t).variance, 0.0)
-        return x, x0, (posterior if self.variance == "posterior" else forward).sqrt()
+        if self.variance == "learned":
+            raise ValueError(f"{self} has a variance per element of the state and no table; use variance='analytic'")
+        x, x0, _ = sde.posterior(s, t)
+        return x, x0, torch.where(sde.sigma(s) > 0, reverse_variance(sde, t, s, self.variance, self.errors), 0.0).sqrt()
+
+    def solve(
+        self, denoiser: Denoiser, x: Tensor, grid: Tensor, noise: Noise, cond: Any = None, corrector: Move | None = None
+    ) -> Iterator[Step]:
+        return (self._learned if self.variance == "learned" else super().solve)(denoiser, x, grid, noise, cond, corrector)
+
+    @staticmethod
+    def _learned(denoiser: Denoiser, x: Tensor, grid: Tensor, noise: Noise, cond: Any, corrector: Move | None) -> Iterator[Step]:
+        sde, t, s, nfe = denoiser.sde, grid[:-1], grid[1:], 0
+        w_x, w_0, low = sde.posterior(s, t)
+        high = sde.transition(s, t).variance
+        columns = (column.tolist() for column in (s, w_x, w_0, low.log(), high.log()))
+        for i, (time, (end, a, b, log_low, log_high)) in enumerate(zip(t, zip(*columns, strict=True), strict=True), start=1):
+            x0_hat, v = denoiser.with_variance(x, time, cond)
+            x, nfe = a * x + b * x0_hat, nfe + 1
+            if math.isfinite(log_low):
+                x = x + torch.exp(0.5 * (log_low + (log_high - log_low) * v)) * noise(x)
+            if corrector is not None:
+                x, calls = corrector(x, end)
+                nfe += calls
+            yield Step(i, end, x, nfe)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,38 +1,31 @@
-"""Langevin moves, which stay at one noise level, and what is built of them.
+"""Langevin moves, which stay at one noise level.
 
     x <- x + e score(x, t) + sqrt(2 e) z                                                         (1)
 
 With step e; the literature's gamma is 2e (Roberts & Tweedie 1996). The stationary variance on N(0, 1) is 1/(1 - e/2): for a finite step
-it is not exact. Song & Ermon 2019 (arXiv 1907.05600) run (1) down a ladder of noise levels; Song et al. 2021 (2011.13456) run it after
-each step of another solver, as a corrector.
+it is not exact. Song et al. 2021 (arXiv 2011.13456) run it after each step of another solver, as a corrector.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sde_diffusion.denoisers import Denoiser
-from sde_diffusion.denoisers.base import Prediction
 from sde_diffusion.expressions import plain_floats
 from sde_diffusion.noise import Noise
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.sdes.base import check_count, check_positive
 from sde_diffusion.shapes import expand
-from sde_diffusion.solvers.base import Corrector, Solver, Step, run
-from sde_diffusion.solvers.first_order import ReverseDiffusion
+from sde_diffusion.solvers.correctors import Corrector, Level
 from sde_diffusion.solvers.tableau import Tableau
 
 
 @dataclasses.dataclass(frozen=True)
-class Langevin(Solver):
+class Langevin(Corrector):
     """Langevin moves (1) whose step follows from a signal-to-noise ratio, e = 2 (snr |z|/|score|)^2 (Song et al. 2021, algorithms 4, 5).
-
-    As a solver it moves at each time of the grid but the first, and only there (a corrector without predictor).
 
     Args:
         snr: ratio of the lengths of the score's move and the noise's, > 0.
@@ -48,9 +41,6 @@ class Langevin(Solver):
     snr: float = 0.16
     steps: int = 1
     norm: str = "expected"
-    order: ClassVar[int] = 0
-    default_steps: ClassVar[int] = 1000
-    ends_at_zero: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         plain_floats(self)
@@ -59,83 +49,31 @@ class Langevin(Solver):
         if self.norm not in ("expected", "sample", "batch"):
             raise ValueError(f"norm must be 'expected', 'sample' or 'batch', got {self.norm!r}")
 
-    def tableau(self, sde: AffineSDE, grid: Tensor) -> Tableau:
+    def rows(self, sde: AffineSDE, t: Tensor, s: Tensor) -> Tableau:
         if self.norm != "expected":
             raise ValueError(f"{self} measures norms while it runs and has no table; use norm='expected'")
-        s = grid[1:]
         return langevin_rows(sde, s, 2 * (self.snr * sde.sigma(s)) ** 2, self.steps, torch.ones_like(s), s)
 
-    def solve(self, denoiser: Denoiser, x: Tensor, grid: Tensor, noise: Noise, cond: Any = None) -> Iterator[Step]:
-        correct = self.corrector(denoiser, x, grid[1:], noise, cond)
-        nfe = 0
-        for i, t in enumerate(grid[1:].tolist(), start=1):
-            x, calls = correct(x, t)
-            nfe += calls
-            yield Step(i, t, x, nfe)
+    def moves(self, level: Level, x: Tensor, noise: Noise, cond: Any) -> tuple[Tensor, int]:
+        for _ in range(self.steps):
+            x = self._move(level, x, noise, cond)
+        return x, self.steps
 
-    def corrector(self, denoiser: Denoiser, like: Tensor, times: Tensor, noise: Noise, cond: Any = None) -> Corrector:
-        """A function (x, t) -> (x, denoiser calls) for the given times (n,); where sigma = 0 it does nothing."""
-        sde = denoiser.sde
-        noisy = times[sde.sigma(times) > 0]
-        scales = zip(denoiser.at(noisy, like), sde.alpha(noisy).tolist(), sde.sigma(noisy).tolist(), strict=True)
-        prepared: dict[float, tuple[Prediction, float, float]] = dict(zip(noisy.tolist(), scales, strict=True))
-
-        def correct(x: Tensor, t: float) -> tuple[Tensor, int]:
-            if t not in prepared:
-                return x, 0
-            for _ in range(self.steps):
-                x = self._move(x, *prepared[t], noise, cond)
-            return x, self.steps
-
-        return correct
-
-    def _move(self, x: Tensor, predict: Prediction, alpha: float, sigma: float, noise: Noise, cond: Any) -> Tensor:
-        raw, z = predict.raw(x, cond), noise(x)
+    def _move(self, level: Level, x: Tensor, noise: Noise, cond: Any) -> Tensor:
         if self.norm == "expected":
-            e = 2 * (self.snr * sigma) ** 2
-            weight = e * alpha / sigma**2  # of x0_hat = skip x + out raw
-            moved = (x * (1 - e / sigma**2 + weight * predict.skip)).add_(raw, alpha=weight * predict.out)
-            return moved.add_(z, alpha=(2 * e) ** 0.5)
-        score = (alpha * predict.finish(x, raw) - x) / sigma**2
+            raw, k = level.predict.raw(x, cond), 2 * self.snr**2  # e/sigma^2
+            weight = k * level.alpha  # of x0_hat = skip x + out raw
+            moved = (x * (1 - k + weight * level.predict.skip)).add_(raw, alpha=weight * level.predict.out)
+            return moved.add_(noise(x), alpha=(2 * k) ** 0.5 * level.sigma)
+        score, z = level.score(x, cond), noise(x)
         length = score.flatten(1).norm(dim=1)
         ratio = z.flatten(1).norm(dim=1).mean() / length.mean() if self.norm == "batch" else x[0].numel() ** 0.5 / length
-        step = expand(2 * (self.snr * ratio) ** 2, x)
-        return x + step * score + (2 * step).sqrt() * z
+        return langevin_move(x, score, z, expand(2 * (self.snr * ratio) ** 2, x))
 
 
-@dataclasses.dataclass(frozen=True)
-class AnnealedLangevin(Solver):
-    """Langevin moves (1) at every noise level from the largest down (Song & Ermon 2019, algorithm 1), then x0_hat at the end of a ladder.
-
-    At each time of the grid but the last it makes `steps` moves of e = epsilon (sigma/sigma_L)^2, sigma_L the noise of the last level
-    at which it moves, and hands the state to the next level unchanged; if the signal is scaled, all this happens in x/alpha. A grid that
-    ends where sigma = 0 ends with the denoised state. The paper's step alpha_i is 2e; its code's `step_lr` is epsilon.
-
-    Args:
-        epsilon: step at the last level, > 0, in units of the data squared; the paper's code has 2e-5 for sigma_L = 0.01.
-        steps: moves per level.
-    """
-
-    epsilon: float = 2e-5
-    steps: int = 100
-    order: ClassVar[int] = 0
-    default_steps: ClassVar[int] = 10
-
-    def __post_init__(self) -> None:
-        plain_floats(self)
-        check_positive(epsilon=self.epsilon)
-        check_count(steps=self.steps)
-
-    def tableau(self, sde: AffineSDE, grid: Tensor) -> Tableau:
-        t, s = grid[:-1], grid[1:]
-        alpha, rho = sde.alpha(t), sde.sigma(t) / sde.alpha(t)
-        rows = langevin_rows(sde, t, self.epsilon * (alpha * rho / rho[-1]) ** 2, self.steps, sde.alpha(s) / alpha, s)
-        if sde.sigma(s[-1]) > 0:
-            return rows
-        one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-        denoise = Tableau(t=t[-1:], x=zero, base=zero, x0=one[:, None] * sde.alpha(s[-1]), noise=zero, ends=s[-1:])
-        rows.ends[-1] = torch.nan
-        return Tableau.concatenate([rows, denoise])
+def langevin_move(x: Tensor, score: Tensor, z: Tensor, step: Tensor) -> Tensor:
+    """The move (1), with a step e per sample or per coordinate that broadcasts over x."""
+    return x + step * score + (2 * step).sqrt() * z
 
 
 def langevin_rows(sde: AffineSDE, t: Tensor, step: Tensor, moves: int, scale: Tensor, ends: Tensor) -> Tableau:
@@ -152,49 +90,7 @@ def langevin_rows(sde: AffineSDE, t: Tensor, step: Tensor, moves: int, scale: Te
     return Tableau(
         t=rows(t, t),
         x=rows(x, x * scale),
-        base=torch.zeros(len(t) * moves, dtype=torch.float64),
-        x0=rows(x0, x0 * scale)[:, None],
+        p=rows(x0, x0 * scale)[:, None],
         noise=rows(noise, noise * scale),
         ends=rows(torch.full_like(ends, torch.nan), ends),
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class PredictorCorrector(Solver):
-    """A solver's step to s, then Langevin moves at s (Song et al. 2021, algorithm 1).
-
-    Args:
-        predictor: any solver that is a table.
-        corrector: the Langevin moves.
-        first: "predictor" as in the paper, or "corrector" as in its code, which corrects at t before it steps to s.
-
-    Raises:
-        ValueError: for another `first`, or if one of the two is something else.
-    """
-
-    predictor: Solver = dataclasses.field(default_factory=ReverseDiffusion)
-    corrector: Langevin = dataclasses.field(default_factory=Langevin)
-    first: str = "predictor"
-    order: ClassVar[int] = 0
-    default_steps: ClassVar[int] = 500
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.predictor, Solver) or not isinstance(self.corrector, Langevin):
-            raise ValueError(
-                f"PredictorCorrector takes a solver and Langevin moves, such as PredictorCorrector(DDIM(), Langevin(snr=0.16)), "
-                f"got {self.predictor!r} and {self.corrector!r}; swap them?"
-            )
-        if self.first not in ("predictor", "corrector"):
-            raise ValueError(f"first must be 'predictor' or 'corrector', got {self.first!r}")
-
-    def tableau(self, sde: AffineSDE, grid: Tensor) -> Tableau:
-        raise ValueError(f"{self} runs its corrector between rows and has no table; predictor.tableau is its predictor's")
-
-    def solve(self, denoiser: Denoiser, x: Tensor, grid: Tensor, noise: Noise, cond: Any = None) -> Iterator[Step]:
-        times = grid[1:] if self.first == "predictor" else grid[:-1]
-        correct = self.corrector.corrector(denoiser, x, times, noise, cond)
-        calls = 0
-        if self.first == "corrector":
-            x, calls = correct(x, float(grid[0]))
-        for step in run(self.predictor.tableau(denoiser.sde, grid), denoiser, x, noise, cond, correct):
-            yield step._replace(nfe=step.nfe + calls)

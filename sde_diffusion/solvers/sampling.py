@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -12,19 +13,25 @@ from torch import Tensor
 from sde_diffusion.denoisers import Denoiser
 from sde_diffusion.noise import Noise, make_noise
 from sde_diffusion.sdes import AffineSDE
-from sde_diffusion.solvers.base import Solver, Step
+from sde_diffusion.sdes.base import check_count
+from sde_diffusion.solvers.auto import auto
+from sde_diffusion.solvers.base import Solver, Step, run
 from sde_diffusion.solvers.grids import Grid, check_grid
+from sde_diffusion.solvers.tableau import Tableau
+
+_log = logging.getLogger("sde_diffusion")
 
 _PRIOR_TIME = 0.01  # how far from t_max a grid may start and still take the prior for p_t
 
 
 def sample(
     denoiser: Denoiser,
-    solver: Solver,
+    solver: Solver | Tableau | str = "auto",
     *,
     shape: Sequence[int] | None = None,
     x: Tensor | None = None,
     steps: int | None = None,
+    nfe: int | None = None,
     grid: Grid | Tensor | Sequence[float] | None = None,
     noise: Noise | None = None,
     generator: torch.Generator | None = None,
@@ -38,10 +45,12 @@ def sample(
 
     Args:
         denoiser: what is sampled; its `sde` is the process.
-        solver: such as `DDIM()` or `EulerMaruyama(eta=0.5)`.
+        solver: such as `DDIM()` or `EulerMaruyama(eta=0.5)`; a `Tableau`; or "auto", which chooses solver and grid by `auto(sde, nfe)`
+            and says which in the log "sde_diffusion" (level INFO) and on the progress bar.
         shape: (b, *d) to start from the prior; the dtype and device are those of the denoiser's parameters.
         x: the state (b, *d) at the grid's first time, instead of `shape`.
         steps: number of steps; None for the solver's default.
+        nfe: most network calls, instead of `steps`; 20 for "auto".
         grid: a grid such as `karras(rho=7.0)`, or decreasing times in [0, 1] of shape (steps + 1,); None for the solver's own.
         noise: the source of all random numbers; `generator` (one stream) or `seeds` (one per sample) may be given instead.
         cond: condition handed to the denoiser.
@@ -53,15 +62,18 @@ def sample(
         The samples, (b, *d).
 
     Raises:
-        ValueError: if neither or both of `shape` and `x` are given, the grid does not decrease within [0, 1], `steps` contradicts
-            the grid, or the solver cannot run on it.
+        ValueError: if neither or both of `shape` and `x` are given, the grid does not decrease within [0, 1], `steps` or `nfe`
+            contradicts the grid, or the solver cannot run on it.
     """
     source = make_noise(noise, generator=generator, seeds=seeds)
-    times = _times(denoiser.sde, solver, steps, grid)
+    solver, times = _plan(denoiser.sde, solver, steps, nfe, grid)
     state = _start(denoiser, times, shape, x, source)
     with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
-        path = solver.solve(denoiser, state, times, source, cond)
-        for step in _with_bar(path, len(times) - 1) if progress else path:
+        if isinstance(solver, Tableau):
+            path = run(solver, denoiser, state, source, cond)
+        else:
+            path = solver.solve(denoiser, state, times, source, cond)
+        for step in _with_bar(path, len(times) - 1, solver) if progress else path:
             state = step.x
             if callback is not None:
                 callback(step)
@@ -70,11 +82,12 @@ def sample(
 
 def trajectory(
     denoiser: Denoiser,
-    solver: Solver,
+    solver: Solver | Tableau | str = "auto",
     *,
     shape: Sequence[int] | None = None,
     x: Tensor | None = None,
     steps: int | None = None,
+    nfe: int | None = None,
     grid: Grid | Tensor | Sequence[float] | None = None,
     noise: Noise | None = None,
     generator: torch.Generator | None = None,
@@ -90,7 +103,7 @@ def trajectory(
         The times (n + 1,) in float64 and the states (n + 1, b, *d), the start included.
     """
     source = make_noise(noise, generator=generator, seeds=seeds)
-    times = _times(denoiser.sde, solver, steps, grid)
+    solver, times = _plan(denoiser.sde, solver, steps, nfe, grid)
     start = _start(denoiser, times, shape, x, source)
     ends, states = [float(times[0])], [start]
 
@@ -100,14 +113,60 @@ def trajectory(
         if callback is not None:
             callback(step)
 
-    sample(denoiser, solver, x=start, grid=times, noise=source, cond=cond, progress=progress, callback=keep, differentiable=differentiable)
+    again = None if isinstance(solver, Tableau) else times
+    sample(denoiser, solver, x=start, grid=again, noise=source, cond=cond, progress=progress, callback=keep, differentiable=differentiable)
     return torch.tensor(ends, dtype=torch.float64), torch.stack(states)
+
+
+def _plan(
+    sde: AffineSDE, solver: Solver | Tableau | str, steps: int | None, nfe: int | None, grid: Grid | Tensor | Sequence[float] | None
+) -> tuple[Solver | Tableau, Tensor]:
+    """The solver or table to run and its checked times (n + 1,)."""
+    if not isinstance(sde, AffineSDE):
+        raise ValueError(f"solvers need a drift f(t) x, got {sde!r}; integrate sde.reverse(...) with torchsde.sdeint")
+    for name, value in (("steps", steps), ("nfe", nfe)):
+        if value is not None:
+            check_count(**{name: value})
+    if isinstance(solver, Tableau):
+        if steps is not None or nfe is not None or grid is not None:
+            raise ValueError("a tableau has its own times; leave out steps, nfe and grid")
+        return solver, solver.times
+    if isinstance(solver, str):
+        if solver != "auto":
+            raise ValueError(f"solver must be 'auto', a solver such as DDIM() or a Tableau, got {solver!r}; build({solver!r}) makes one")
+        if steps is not None or grid is not None:
+            raise ValueError("solver='auto' chooses steps and grid itself; pass nfe=, or a solver")
+        solver, grid, steps = auto(sde, 20 if nfe is None else nfe)
+        _log.info("auto: %r on %r with %d steps", solver, grid, steps)
+        nfe = None
+    if nfe is not None:
+        if steps is not None or not (grid is None or isinstance(grid, Grid)):
+            raise ValueError(f"nfe={nfe} sets the number of steps itself; pass it alone or with a grid such as karras(rho=7.0)")
+        steps = steps_within(solver, sde, nfe, grid)
+    return solver, _times(sde, solver, steps, grid)
+
+
+def steps_within(solver: Solver, sde: AffineSDE, nfe: int, grid: Grid | None = None) -> int:
+    """The largest number of steps in which a solver that is a table makes at most nfe network calls.
+
+    Raises:
+        ValueError: if one step takes more, or the solver has no table.
+    """
+
+    def calls(n: int) -> int:
+        return len(solver.tableau(sde, _times(sde, solver, n, grid)).calls)
+
+    low, high = 0, nfe + 2 if sde.length is None else min(nfe + 2, sde.length + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if calls(middle) <= nfe else (low, middle)
+    if not low:
+        raise ValueError(f"{solver} makes {calls(1)} network calls in one step, got nfe={nfe}; allow more")
+    return low
 
 
 def _times(sde: AffineSDE, solver: Solver, steps: int | None, grid: Grid | Tensor | Sequence[float] | None) -> Tensor:
     """The checked times (n + 1,) that `steps` and `grid` mean for this solver."""
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
     if grid is None:
         grid = solver.default_grid
         if sde.length is not None and not solver.ends_at_zero:
@@ -131,7 +190,7 @@ def _times(sde: AffineSDE, solver: Solver, steps: int | None, grid: Grid | Tenso
     return times
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)
 def _grid(grid: Grid, sde: AffineSDE, steps: int) -> tuple[float, ...]:
     """The grid's times; a tuple, so that no solver can change what is remembered."""
     return tuple(grid(sde, steps).tolist())
@@ -156,7 +215,8 @@ def _start(denoiser: Denoiser, times: Tensor, shape: Sequence[int] | None, x: Te
     return denoiser.sde.prior_sample(shape, noise, device=denoiser.like.device, dtype=denoiser.like.dtype)
 
 
-def _with_bar(path: Iterator[Step], total: int) -> Iterator[Step]:
+def _with_bar(path: Iterator[Step], total: int, solver: Solver | Tableau) -> Iterator[Step]:
     from tqdm import tqdm
 
-    yield from tqdm(path, total=total, unit="step", leave=False)
+    name = type(solver).__name__ if isinstance(solver, Tableau) else repr(solver)
+    yield from tqdm(path, desc=name, total=total, unit="step", leave=False)

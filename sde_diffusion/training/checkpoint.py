@@ -26,6 +26,8 @@ from torch import Tensor
 
 from sde_diffusion import expressions
 from sde_diffusion.denoisers import NetworkDenoiser
+from sde_diffusion.solvers import ReconstructionError
+from sde_diffusion.training.data import load as load_data
 
 FORMAT = 1
 FOLDER = "checkpoints"
@@ -119,6 +121,17 @@ class Checkpoint:
         network.load_state_dict(self.tensors("ema" if ema else "network"))
         sde, parameterization = expressions.build(config["sde"]), expressions.build(config["parameterization"])
         return NetworkDenoiser(network, sde, parameterization).requires_grad_(False).eval()
+
+    def errors(self) -> ReconstructionError:
+        """The error of `denoiser()` at each noise level, for `Ancestral("analytic", errors)` and `dynamic_programming(errors=errors)`.
+
+        Measured on the run's held-out data when it is asked for first, then kept beside the weights in errors.json.
+        """
+        path = self.path / "errors.json"
+        if not path.exists():
+            held_out = load_data(self.state["config"]["data"]).held_out
+            ReconstructionError.estimate(self.denoiser(), held_out, generator=torch.Generator().manual_seed(0)).save(path)
+        return ReconstructionError.load(path)
 
 
 def _damaged(path: Path, cause: str) -> ValueError:

@@ -44,6 +44,22 @@ def refused(capsys, *arguments):
     return captured.err
 
 
+def test_sampling_with_auto_says_what_it_takes(trained, capsys):
+    command = ["sample", "--workdir", str(trained / "run"), "--n", "2", "--solver", "auto", "--nfe", "6", "--out"]
+    assert main([*command, str(trained / "auto.npz")]) == 0
+    assert "auto: AdamsBashforth(order=4" in capsys.readouterr().err
+    assert np.load(trained / "auto.npz")["samples"].shape == (2, 1, 8, 8)
+
+
+def test_the_errors_of_a_checkpoint_are_measured_once_and_kept_with_it(trained, capsys):
+    command = ["sample", "--workdir", str(trained / "run"), "--n", "2", "--steps", "5", "--solver", "Ancestral('analytic', errors)"]
+    assert main([*command, "--grid", "dynamic_programming(errors=errors)", "--out", str(trained / "analytic.npz")]) == 0
+    (kept,) = (trained / "run").rglob("errors.json")
+    written = kept.stat().st_mtime_ns
+    assert main([*command, "--out", str(trained / "again.npz")]) == 0
+    assert kept.stat().st_mtime_ns == written
+
+
 def test_train_overrides_fields_of_the_configuration(trained):
     assert json.loads((trained / "run" / "config.json").read_text())["lr"] == 2e-3
 
@@ -129,7 +145,7 @@ def test_train_needs_a_configuration_file_that_exists(capsys, tmp_path):
         (["--grid", "(1.5, 0.5, 0.1)"], ["[0, 1]", "1.5"]),
         (["--grid", "(0.1, 0.5, 1.0)"], ["must decrease"]),
         (["--grid", "(1.0, 0.5, 0.0)", "--solver", "Langevin()"], ["t_min"]),
-        (["--grid", "karras(rho=-1.0)"], ["rho must be positive"]),
+        (["--grid", "karras(rho=-1.0)"], ["rho must be a positive number"]),
         (["--grid", "carras()"], ["did you mean karras"]),
     ],
 )
@@ -159,7 +175,7 @@ def test_quickstart_trains_samples_draws_and_prints_one_table(sde, capsys, tmp_p
     command = ["quickstart", "--workdir", tmp_path / sde, "--sde", sde, "--steps", 2, "--n", 4, "--fast"]
     assert main([str(c) for c in command]) == 0
     out = capsys.readouterr().out
-    for solver in ("EulerMaruyama()", "PredictorCorrector()", "Ancestral()", "DDIM()", "ProbabilityFlowODE("):
+    for solver in ("EulerMaruyama()", "PredictorCorrector()", "Ancestral()", "DDIM()", "AdaptiveODE("):
         assert solver in out
     names = {path.name for path in (tmp_path / sde).iterdir()}
     pictures = ("euler_maruyama", "predictor_corrector", "ancestral", "ddim", "probability_flow_ode", "loss")

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import sde_diffusion as sd
+from sde_diffusion.denoisers.base import Levels
 
 SDES = {
     "VP": sd.VPSDE(),
@@ -89,6 +90,20 @@ def test_at_fixed_times_a_denoiser_is_the_same_function(denoiser, dtype, generat
         tolerance = 1e-12 if dtype == torch.float64 else 1e-4  # float32: 1/alpha is 30 at t = 0.9 and amplifies rounding
         torch.testing.assert_close(out, denoiser(x, t), rtol=tolerance, atol=tolerance)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("denoiser", DENOISERS.values(), ids=DENOISERS.keys())
+def test_at_rows_of_levels_a_denoiser_is_the_same_function(denoiser, dtype, generator):
+    x, sde = torch.randn(4, 2, generator=generator).to(dtype), denoiser.sde
+    times = torch.tensor([[0.9, 0.8, 0.7, 0.6], [0.5, 0.1, 0.5, 0.1]], dtype=torch.float64)
+    t = times[..., None]
+    raw, *weights = denoiser.at_each(Levels(t, sde.alpha(t), sde.sigma(t), sde.log_snr(t)), x)
+    into, skip, out = (torch.full_like(t, one) if w is None else w for w, one in zip(weights, (1, 0, 1), strict=True))
+    for i in range(2):
+        x0_hat = (skip[i] * x + out[i] * raw[i]((into[i] * x).to(dtype), None)).to(dtype)
+        tolerance = 1e-12 if dtype == torch.float64 else 1e-4  # float32: 1/alpha is 30 at t = 0.9 and amplifies rounding
+        torch.testing.assert_close(x0_hat, denoiser(x, times[i]), rtol=tolerance, atol=tolerance)
 
 
 def test_at_hands_the_condition_on():

@@ -20,14 +20,14 @@ SOLVERS = [
     sd.PredictorCorrector(),
     sd.PredictorCorrector(first="corrector", corrector=sd.Langevin(steps=2)),
     sd.FinalDenoise(sd.PredictorCorrector(sd.EulerMaruyama())),
-    sd.ProbabilityFlowODE(rtol=1e-3, atol=1e-3),
+    sd.AdaptiveODE(rtol=1e-5, atol=1e-5),
 ]
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=repr)
 def test_a_sample_depends_on_its_own_seed_and_not_on_its_batch(solver):
     denoiser = mixture(sd.VPSDE())
-    steps = None if isinstance(solver, sd.ProbabilityFlowODE) else 6
+    steps = None if isinstance(solver, sd.AdaptiveODE) else 6
     seeds = [3, 1, 4, 1, 5]
     whole = sd.sample(denoiser, solver, shape=(5, 3), steps=steps, seeds=seeds)
     parts = [sd.sample(denoiser, solver, shape=(len(part), 3), steps=steps, seeds=part) for part in ([3, 1], [4], [1, 5])]
@@ -70,7 +70,7 @@ def test_the_trajectory_ends_where_the_sample_is_and_calls_back_at_each_step(sol
 @pytest.mark.parametrize("solver", SOLVERS, ids=repr)
 def test_the_calls_that_a_solver_reports_are_those_that_a_counter_counts(solver):
     counter, seen = sd.NFECounter(mixture(sd.VPSDE())), []
-    steps = None if isinstance(solver, sd.ProbabilityFlowODE) else 6
+    steps = None if isinstance(solver, sd.AdaptiveODE) else 6
     sd.sample(counter, solver, shape=(2, 3), steps=steps, seeds=[0, 1], callback=seen.append)
     assert counter.nfe == seen[-1].nfe > 0
 
@@ -105,8 +105,8 @@ def test_folding_the_parameterization_into_the_row_changes_nothing(solver, param
 def test_a_prediction_is_formed_only_if_a_later_row_uses_it():
     sde = sd.VPSDE()
     grid = sd.uniform(sde, 3)
-    assert sd.DDIM().tableau(sde, grid).reused == [False] * 3
-    assert sd.Heun().tableau(sde, grid).reused == [True, False] * 3
+    assert sd.DDIM().tableau(sde, grid).rows[0].reused is False
+    assert [row.reused for row in sd.Heun().tableau(sde, grid).rows] == [True, False] * 3
 
 
 def test_a_generator_reproduces_and_the_global_stream_is_not_touched():
@@ -127,7 +127,7 @@ def test_two_solvers_on_replayed_noise_see_the_same_path():
     torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("solver", [sd.DDIM(), sd.Heun(), sd.EulerMaruyama(), sd.ProbabilityFlowODE()], ids=repr)
+@pytest.mark.parametrize("solver", [sd.DDIM(), sd.Heun(), sd.EulerMaruyama(), sd.AdaptiveODE()], ids=repr)
 def test_gradients_flow_through_the_sampler_only_when_asked(solver):
     denoiser = mixture(sd.VPSDE())
     x = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
@@ -160,7 +160,7 @@ def test_the_condition_reaches_the_network():
 
     denoiser = sd.NetworkDenoiser(Conditional(), sd.VPSDE(), sd.X0())
     x, cond = torch.ones(2, 3), torch.tensor([0.0, 1.0])
-    for solver in (sd.DDIM(), sd.PredictorCorrector(), sd.ProbabilityFlowODE()):
+    for solver in (sd.DDIM(), sd.PredictorCorrector(), sd.AdaptiveODE()):
         out = sd.sample(denoiser, solver, x=x, steps=3, cond=cond, seeds=[0, 0])
         assert not torch.allclose(out[0], out[1])
 
@@ -180,7 +180,10 @@ def test_progress_writes_a_bar_to_stderr_only(capsys):
         ({"shape": (3,)}, "at least one data dimension"),
         ({"x": torch.zeros(3)}, r"floating point of shape \(b, \*d\)"),
         ({"x": torch.zeros(3, 3, dtype=torch.long)}, "floating point"),
-        ({"shape": (2, 3), "steps": 0}, "steps must be at least 1, got 0"),
+        ({"shape": (2, 3), "steps": 0}, "steps must be a whole number, at least 1, got 0"),
+        ({"shape": (2, 3), "steps": 2.5}, "steps must be a whole number, at least 1, got 2.5"),
+        ({"shape": (2, 3), "nfe": 0}, "nfe must be a whole number, at least 1, got 0"),
+        ({"shape": (2, 3), "nfe": 5, "steps": 4}, "nfe=5 sets the number of steps itself"),
         ({"shape": (2, 3), "grid": [1.0, 0.5, 0.1], "steps": 3}, "steps=3 contradicts a grid of 3 times"),
         ({"shape": (2, 3), "grid": [0.001, 0.5, 1.0]}, r"grid must decrease.*pass grid.flip\(0\)\?"),
         ({"shape": (2, 3), "grid": [1.0, 0.5, 0.5, 0.1]}, r"t\[1\]=0.5 <= t\[2\]=0.5"),
@@ -200,5 +203,69 @@ def test_wrong_arguments_are_refused_with_value_cause_and_cure(options, message)
 def test_no_step_may_end_at_sigma_0_for_a_solver_that_divides_by_it():
     denoiser = mixture(sd.DDPMChain(sd.linear_betas(50)))
     with pytest.raises(ValueError, match=r"divides by sigma, which is 0 at the grid's end t=0; end it at t_min > 0, such as 1/50"):
-        sd.sample(denoiser, sd.ProbabilityFlowODE(), shape=(2, 3), grid=[1.0, 0.0])
-    assert sd.sample(denoiser, sd.ProbabilityFlowODE(), shape=(2, 3), seeds=[0, 1]).isfinite().all()
+        sd.sample(denoiser, sd.AdaptiveODE(), shape=(2, 3), grid=[1.0, 0.0])
+    assert sd.sample(denoiser, sd.AdaptiveODE(), shape=(2, 3), seeds=[0, 1]).isfinite().all()
+
+
+def test_a_process_whose_drift_is_not_affine_is_refused():
+    class Cubic(sd.SDE):
+        t_min, t_max, prior_std = 0.0, 1.0, 1.0
+
+        def drift(self, x, t):
+            return -(x**3)
+
+        def diffusion(self, t):
+            return torch.ones_like(t)
+
+    denoiser = sd.GaussianDenoiser(0.0, 1.0, sd.VPSDE())
+    denoiser.sde = Cubic()
+    with pytest.raises(ValueError, match=r"need a drift f\(t\) x, got .*Cubic.*torchsde"):
+        sd.sample(denoiser, sd.DDIM(), shape=(2, 1))
+    with pytest.raises(ValueError, match="table for processes with drift"):
+        sd.Heun().tableau(Cubic(), sd.uniform(sd.VPSDE(), 4))
+
+
+@pytest.mark.parametrize("sde", [sd.VPSDE(), sd.EDMSDE(), sd.RectifiedFlow(), sd.DDPMChain(sd.linear_betas(50))], ids=repr)
+@pytest.mark.parametrize("solver", [sd.Heun(), sd.DPMSolver(3), sd.UniPC(), sd.FinalDenoise(sd.DDIM()), sd.RK4()], ids=str)
+def test_a_budget_of_calls_is_used_up_to_less_than_a_step_and_counted(sde, solver):
+    counter = sd.NFECounter(mixture(sde))
+    sd.sample(counter, solver, shape=(2, 3), nfe=13, grid=sd.log_snr if sde.length is None else None)
+    assert 13 - 4 < counter.nfe <= 13
+
+
+@pytest.mark.parametrize("nfe", [1, 2, 5, 20])
+@pytest.mark.parametrize(
+    "sde", [sd.VPSDE(), sd.VESDE(), sd.RectifiedFlow(), sd.DDPMChain(sd.linear_betas(50))], ids=lambda s: type(s).__name__
+)
+def test_auto_says_which_solver_it_takes_and_spends_the_budget(sde, nfe, caplog):
+    counter = sd.NFECounter(mixture(sde))
+    with caplog.at_level("INFO", logger="sde_diffusion"):
+        x = sd.sample(counter, shape=(2, 3), nfe=nfe, generator=torch.Generator().manual_seed(0))
+    solver, grid, steps = sd.auto(sde, nfe)
+    assert repr(solver) in caplog.text
+    assert repr(grid) in caplog.text
+    assert counter.nfe == nfe
+    again = sd.sample(mixture(sde), solver, grid=grid, steps=steps, shape=(2, 3), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(x, again)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"solver": "ddim"}, r"solver must be 'auto', .* got 'ddim'"),
+        ({"steps": 5}, "chooses steps and grid itself; pass nfe="),
+        ({"solver": sd.AdaptiveODE(), "nfe": 50}, "no table"),
+        ({"solver": sd.Heun(), "nfe": 1}, "makes 2 network calls in one step, got nfe=1"),
+        ({"solver": sd.DDIM().tableau(sd.VPSDE(), sd.uniform(sd.VPSDE(), 4)), "steps": 4}, "a tableau has its own times"),
+    ],
+)
+def test_what_contradicts_a_choice_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        sd.sample(mixture(sd.VPSDE()), shape=(2, 3), **options)
+
+
+def test_trajectories_of_tables_report_where_steps_end():
+    table = sd.Heun().tableau(sd.VPSDE(), sd.uniform(sd.VPSDE(), 4))
+    times, states = sd.trajectory(mixture(sd.VPSDE()), table, shape=(2, 3), generator=torch.Generator().manual_seed(0))
+    assert times.tolist() == sd.uniform(sd.VPSDE(), 4).tolist()
+    assert states.shape == (5, 2, 3)
