@@ -47,6 +47,7 @@ from torch import Tensor, nn
 import sde_diffusion as sd
 from sde_diffusion import evaluation, training
 from sde_diffusion.evaluation.gaussian_law import gaussian_law, marginal
+from sde_diffusion.solvers.external import ScipyODE
 from sde_diffusion.solvers.first_order import FirstOrder
 
 EXACT = 1e-12  # a few thousand roundings of float64
@@ -330,7 +331,7 @@ def one_network_is_both(workdir: Path, quick: bool) -> Iterator[Row]:
         ("NCSN", denoiser.under(ve), "ReverseDiffusion()", 500),
         ("NCSN", denoiser.under(ve), "PredictorCorrector()", 250),
         ("NCSN", denoiser.under(ladder), "AnnealedLangevin(epsilon=6.2e-6, steps=5)", 100),
-        ("NCSN", denoiser.under(ve), "FinalDenoise(ProbabilityFlowODE())", 1),
+        ("NCSN", denoiser.under(ve), "FinalDenoise(AdaptiveODE())", 1),
     ):
         counter, began = sd.NFECounter(view), time.perf_counter()
         steps, shape = max(full_steps // shrink, 1), (n, *dataset.shape)
@@ -359,8 +360,8 @@ def flows_coincide() -> Iterator[Row]:
     unit = torch.sqrt(1 + ve.sigma(ve_times) ** 2)[:, None, None]
     denoiser = mixture(vp)
     paths = {}
-    for method in ("dopri5", "scipy"):
-        solver = sd.ProbabilityFlowODE(method=method, rtol=TOLERANCE, atol=TOLERANCE)
+    tolerances = {"rtol": TOLERANCE, "atol": TOLERANCE}
+    for method, solver in (("dopri5", sd.AdaptiveODE(**tolerances)), ("scipy", ScipyODE(**tolerances))):
         as_vp = sd.trajectory(denoiser, solver, x=start * vp.alpha(vp_times[0]), grid=vp_times)[1]
         paths["VP", method] = as_vp / vp.alpha(vp_times)[:, None, None] / unit
         paths["VE", method] = sd.trajectory(denoiser.under(ve), solver, x=start, grid=ve_times)[1] / unit

@@ -9,6 +9,8 @@ random numbers, the network as it is, and nothing checked. `--device cuda` measu
 glibc gives freed memory at the top of the heap back to the system and takes it again at the next call, or does not, as chance arranges
 the heap: that moves a ratio by up to 0.04 from process to process. The benchmark therefore restarts itself with this trimming switched
 off, for the bare calls and the solvers alike; `--trim` leaves it on.
+
+The samples of AdaptiveODE leave the batch as they arrive: it is compared with bare calls on the same batches.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from torch import Tensor, nn
 
 import sde_diffusion as sd
 
-REACH = {"DDIM": 1.07, "Heun": 1.07, "EulerMaruyama": 1.10}  # on the MLP
+REACH_ODE, REACH_SDE, REACH_ADAPTIVE = 1.07, 1.10, 1.10  # on the MLP
 REACH_UNET = 1.01
 KEEP_HEAP = {"MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "67108864"}  # bytes
 
@@ -83,6 +85,15 @@ def measure(functions: dict[str, tuple[Callable[[], object], int]], repeats: int
     return seconds
 
 
+def batches(network: nn.Module, run: Callable[[], object]) -> list[tuple[Tensor, Tensor]]:
+    """What the network is called with, each time."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    hook = network.register_forward_pre_hook(lambda _, arguments: seen.append((arguments[0].clone(), arguments[1].clone())))
+    run()
+    hook.remove()
+    return seen
+
+
 def table(title: str, network: nn.Module, x: Tensor, repeats: int, calls: int, device: str) -> None:
     """Measures all solvers on one network and prints the table."""
     denoiser = sd.NetworkDenoiser(network, sd.VPSDE(), sd.Epsilon())
@@ -96,35 +107,64 @@ def table(title: str, network: nn.Module, x: Tensor, repeats: int, calls: int, d
             prediction = network(x, c_noise)  # kept until the next, as every loop does
         return prediction
 
+    def run(solver: sd.Solver, steps: int) -> Tensor:
+        return sd.sample(denoiser, solver, x=x, steps=steps, generator=generator)
+
+    reaches: dict[str, float] = {}
     half, tenth = calls // 2, max(calls // 10, 1)
     cases: dict[str, tuple[Callable[[], object], int]] = {
         "bare network calls": (bare, calls),
         f"bare loop ODE({half})": (lambda: bare_loop(network, x, half, False), half),
         f"bare loop SDE({calls}), numbers drawn before": (lambda: bare_loop(network, x, calls, True), calls),
     }
+    fifth = max(calls // 5, 1)
     for solver, steps, nfe in (
         (sd.DDIM(), half, half),
         (sd.Heun(), half // 2, half // 2 * 2),
+        (sd.RK4(), half // 4, half // 4 * 4),
+        (sd.DPMSolver(3), fifth // 3, fifth // 3 * 3),
+        (sd.DPMSolverPP(2), fifth, fifth),
+        (sd.DPMSolverPP(3), fifth, fifth),
+        (sd.UniPC(3), fifth, fifth),
+        (sd.DEIS(3), fifth, fifth),
+        (sd.IPNDM(4), fifth, fifth),
+        (sd.AdamsBashforth(4, "epsilon"), fifth, fifth),
+        (sd.auto(denoiser.sde, fifth).solver, fifth, fifth),
         (sd.EulerMaruyama(), calls, calls),
         (sd.Ancestral(), calls, calls),
         (sd.ReverseDiffusion(), calls, calls),
+        (sd.DPMSolverPP(2, stochastic=True), fifth, fifth),
+        (sd.SASolver(2), fifth, fifth),
+        (sd.Churn(sd.Heun()), half // 2, half // 2 * 2),
+        (sd.Renoise(sd.Midpoint()), half // 2, half // 2 * 2),
         (sd.PredictorCorrector(), half, 2 * half),
         (sd.AnnealedLangevin(steps=10), tenth, 10 * tenth),
     ):
-        cases[f"{type(solver).__name__} ({steps})"] = (
-            lambda solver=solver, steps=steps: sd.sample(denoiser, solver, x=x, steps=steps, generator=generator),
-            nfe,
-        )
+        name = f"{solver} ({steps})"[:46]
+        noisy = isinstance(solver, sd.PredictorCorrector) or solver.tableau(denoiser.sde, sd.log_snr(denoiser.sde, 8)).noise.any()
+        reaches[name] = REACH_SDE if noisy else REACH_ODE
+        again = max(calls // nfe, 1)  # so that all are timed over about as many calls
+        cases[name] = (lambda solver=solver, steps=steps, again=again: [run(solver, steps) for _ in range(again)][-1], nfe * again)
+    bases = {}
+    if x.ndim == 2:
+        for tolerance in (1e-5, 1e-3):
+            adaptive = sd.AdaptiveODE(rtol=tolerance, atol=tolerance)
+            seen = batches(network, lambda adaptive=adaptive: sd.sample(denoiser, adaptive, x=x))
+            name = f"AdaptiveODE {tolerance:g} (mean batch {statistics.mean(len(states) for states, _ in seen):.0f})"
+            bases[name] = f"bare calls of AdaptiveODE's batches, {tolerance:g}"
+            reaches[name] = REACH_ADAPTIVE
+            cases[bases[name]] = (lambda seen=seen: [network(*batch) for batch in seen][-1], len(seen))
+            cases[name] = (lambda adaptive=adaptive: sd.sample(denoiser, adaptive, x=x), len(seen))
     with torch.no_grad():
         seconds = measure(cases, repeats, device)
-    base = seconds["bare network calls"]
-    print(f"\n{title}; one bare call {statistics.median(base) * 1e3:.3f} ms")
+    print(f"\n{title}; one bare call {statistics.median(seconds['bare network calls']) * 1e3:.3f} ms")
     print(f"{'':48}{'ratio':>7}  {'quartiles':>14}{'+us/NFE':>9}{'reach':>7}")
     for name, values in seconds.items():
+        base = seconds[bases.get(name, "bare network calls")]
         ratios = [v / b for v, b in zip(values, base, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         added = (statistics.median(values) - statistics.median(base)) * 1e6
-        reach = "" if name.startswith("bare") else REACH.get(name.split()[0], "") if x.ndim == 2 else REACH_UNET
+        reach = "" if name not in reaches else reaches[name] if x.ndim == 2 else REACH_UNET
         print(f"{name:48}{middle:7.3f}  [{low:.3f}, {high:.3f}]{added:9.1f}{reach:>7}")
 
 

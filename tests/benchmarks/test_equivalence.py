@@ -66,7 +66,7 @@ def test_ddim_with_eta_1_on_consecutive_nodes_is_ddpm():
     chain = sd.VPSDE().discretize(1000)
     nodes = sd.uniform(chain, 1000)
     ddim, ddpm = sd.DDIM(eta=1.0).tableau(chain, nodes), sd.Ancestral("posterior").tableau(chain, nodes)
-    for name in ("t", "x", "base", "x0", "noise", "ends"):
+    for name in ("t", "p_x", "p_x0", "x", "p", "noise", "ends"):
         assert torch.allclose(getattr(ddim, name), getattr(ddpm, name), rtol=0, atol=1e-12), name
 
 
@@ -75,7 +75,7 @@ def test_ddim_with_eta_1_has_ddpms_variance_and_weight_of_x0_at_t_501():
     chain = sd.VPSDE().discretize(1000)
     table = sd.DDIM(eta=1.0).tableau(chain, torch.tensor([0.501, 0.5], dtype=torch.float64))
     assert table.noise.item() ** 2 == pytest.approx(0.0100513357790, abs=1e-12)
-    assert table.x0.item() == pytest.approx(0.00305806, abs=5e-9)
+    assert table.p.item() == pytest.approx(0.00305806, abs=5e-9)
 
 
 def test_a_row_that_fails_makes_the_benchmark_fail(monkeypatch, capsys):
