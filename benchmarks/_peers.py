@@ -163,8 +163,8 @@ def diffusers_scheduler(name: str, *, step: dict[str, Any] | None = None, **conf
     """diffusers' `<name>Scheduler(**config)`, in float64, with our sigma/alpha in place of its own table; `step`: options of each step.
 
     Those in NODES run on a DDPM chain, on their own nodes, which are the grid's if it is "leading" (for PNDM down to the first node); those
-    in TWO_STAGES go on to sigma = 0 by themselves, a step that is left out unless the grid has it; those in EDM have alpha = 1. From a state
-    in float32 they compute as they are installed.
+    in TWO_STAGES go on to sigma = 0 by themselves, a step that is left out unless the grid has it; those in EDM have alpha = 1. From a
+    state in float32 they compute as they are installed.
     """
 
     def run(denoiser: sd.Denoiser, x: Tensor, grid: Tensor, noise: sd.Noise) -> Tensor:

@@ -1,6 +1,6 @@
 """Does each solver do what its name says? Ours and the neighbours' installed versions before the same exact oracles, one row per solver.
 
-    python benchmarks/audit.py [--fast] [--only REGEX] [--out table.md|table.csv]
+    python benchmarks/audit.py [--fast] [--only REGEX] [--out table.md|table.csv]          (4 minutes on one core; --fast: 2)
 
     order      of convergence: of a solver without noise the distance to the exact end of the probability flow, on a mixture in two
                dimensions; of one with noise the error in mean and standard deviation on Gaussian data (weak order)
@@ -16,11 +16,18 @@ denoiser, at our times and with our noise (_peers.py), and nothing more.
 
 from __future__ import annotations
 
+import argparse
+import csv
 import dataclasses
 import functools
+import io
 import math
 import re
+import sys
+import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 from _peers import (
@@ -46,6 +53,7 @@ SLACK = 0.25  # by which a measured order may miss the nominal one on grids of a
 BIAS = 0.05  # in the law, of a solver that claims no order: four standard errors of its draws, and the bias of its default step
 MODE = 0.03  # in a mode's weight: four standard errors, and the bias of a first-order solver in 256 steps
 ROUNDING = 1e-9
+OURS = "sde_diffusion"
 
 MEANS, STDS = [1.0, -0.5, 0.3, 0.2], [0.5, 1.0, 0.1, 1.5]  # of Gaussian data: where one width is lucky, another is not
 MODES, SPREAD, WEIGHTS = [[1.0, -1.0], [-1.0, 0.5], [0.5, 1.5]], [0.3, 0.4, 0.25], [0.5, 0.3, 0.2]  # of the mixture
@@ -156,11 +164,11 @@ def coupling(run: Run, sde: sd.AffineSDE, grid: Tensor) -> float:
     """How much a sample changes when it is drawn without its batch, from the same start and with the same seeds."""
     denoiser, x = mixture(sde), start(sde)
     together = run(denoiser, x, grid, sd.PerSample(range(16)))
-    alone = [run(denoiser, x[i : i + 1], grid, sd.PerSample([i])) for i in range(4)]
-    return (together[:4] - torch.cat(alone)).abs().max().item()
+    alone = [run(denoiser, x[i : i + 1], grid, sd.PerSample([i])) for i in range(2)]
+    return (together[:2] - torch.cat(alone)).abs().max().item()
 
 
-def seeds_matter(run: Run, sde: sd.AffineSDE, grid: Tensor) -> bool:
+def repeats(run: Run, sde: sd.AffineSDE, grid: Tensor) -> bool:
     """Whether the same seeds give the same samples."""
     first, again = (run(mixture(sde), start(sde), grid, sd.PerSample(range(16))) for _ in range(2))
     return torch.equal(first, again)
@@ -190,7 +198,8 @@ def drawn_law_error(run: Run, sde: sd.AffineSDE, grid: Tensor, draws: int) -> fl
 class Entry:
     """What is run: `order` claimed (None: none is), on the processes `sdes`, on grids `grid(sde, n)`.
 
-    `affine`: whether the law can be had from basis vectors. `steps`: coarse and fine number of steps, None for the default.
+    `weak`: whether the order is measured by the law, as that of a solver with noise, or of one that ends on noise-free data. `affine`:
+    whether the law can be had from basis vectors. `steps`: coarse and fine number of steps, None for the default.
     """
 
     library: str
@@ -201,7 +210,7 @@ class Entry:
     grid: Callable[..., Tensor] = gentle
     affine: bool = True
     steps: tuple[int, int] | None = None
-    noisy: bool = False
+    weak: bool = False
 
 
 @dataclasses.dataclass
@@ -235,7 +244,7 @@ HEADER = ["library", "version", "solver", "nominal", "order", "law", "modes", "o
 
 def audit(entry: Entry, fast: bool = False) -> Row:
     """Runs one entry before all oracles; a crash is a problem."""
-    row = Row(entry.library, version(entry.library.replace("_", "-")) or "", entry.name, entry.order)
+    row = Row(entry.library, version(entry.library) or "", entry.name, entry.order)
     try:
         _measure(entry, row, fast)
     except Exception as error:
@@ -244,29 +253,30 @@ def audit(entry: Entry, fast: bool = False) -> Row:
 
 
 def _measure(entry: Entry, row: Row, fast: bool) -> None:
-    order, counts = entry.order, entry.steps or ((512, 1024) if (entry.order or 0) > 2 else (256, 512) if entry.noisy else (128, 256))
-    if fast:
+    order = entry.order
+    counts = entry.steps or ((256, 512) if entry.weak or (order or 0) > 2 else (128, 256))
+    if fast and not entry.steps:
         counts = counts[0] // 2, counts[1] // 2
+    slack, bias = SLACK * (1 + fast), BIAS * (1 + fast)
     orders, laws, modes, outsides, batches = [], [], [], [], []
-    for sde in entry.sdes:
-        grid = entry.grid(sde, min(counts[-1], 100))
+    for sde in entry.sdes[:1] if fast else entry.sdes:
+        grid = entry.grid(sde, counts[1] if entry.steps else 50)
         if order is not None:
-            errors = (law_errors if entry.noisy else flow_errors)(entry.run, sde, counts, entry.grid)
-            orders.append(slope(errors, counts))
+            orders.append(_order(entry, sde, counts, slack))
         if entry.affine:
-            laws += law_errors(entry.run, sde, counts[-1:], entry.grid)
+            laws += law_errors(entry.run, sde, counts[1:], entry.grid)
         else:
             laws.append(drawn_law_error(entry.run, sde, grid, 4096 if fast else 16384))
-        modes.append(mode_error(entry.run, sde, entry.grid(sde, min(counts[-1], 256)), 4096))
+        modes.append(mode_error(entry.run, sde, entry.grid(sde, counts[1] if entry.steps else 256), 4096))
         outsides.append(outside(entry.run, sde, grid))
         batches.append(coupling(entry.run, sde, grid))
-        if not seeds_matter(entry.run, sde, grid):
+        if not repeats(entry.run, sde, grid):
             row.problems.append("the same seeds give other samples")
     row.order = min(orders, default=None)
     row.law, row.modes, row.outside, row.batch = max(laws), max(modes), max(outsides), max(batches)
-    if order is not None and not row.order >= order - SLACK * (1 + fast):
+    if order is not None and not row.order >= order - slack:
         row.problems.append(f"order {row.order:.1f}, not {order:g}")
-    if order is None and not row.law <= BIAS:
+    if order is None and not row.law <= bias:
         row.problems.append(f"law off by {row.law:.2f}")
     if not row.modes <= MODE:
         row.problems.append(f"mode weight off by {row.modes:.2f}")
@@ -274,6 +284,18 @@ def _measure(entry: Entry, row: Row, fast: bool) -> None:
         row.problems.append(f"asks for t outside by {row.outside:.2g}")
     if not row.batch <= ROUNDING:
         row.problems.append(f"a sample changes with its batch by {row.batch:.1g}")
+
+
+def _order(entry: Entry, sde: sd.AffineSDE, counts: tuple[int, int], slack: float) -> float:
+    measure = law_errors if entry.weak else flow_errors
+    errors = measure(entry.run, sde, counts, entry.grid)
+    # A small error of the claimed order may hide behind a larger one of higher order, which finer grids remove.
+    for _ in range(2 if entry.weak and not entry.steps else 0):
+        if slope(errors, counts) >= (entry.order or 0) - slack:
+            break
+        counts = counts[1], 2 * counts[1]
+        errors = [errors[1], *measure(entry.run, sde, counts[1:], entry.grid)]
+    return slope(errors, counts)
 
 
 NAMES = re.compile("<function same at [^>]*>")
@@ -293,7 +315,7 @@ def our_entries() -> Iterator[Entry]:
         *(sd.DDIM(eta) for eta in (0.0, 0.5, 1.0)),
         *(solver(form) for solver in (sd.Euler, sd.Heun, sd.Midpoint, sd.RK4) for form in ("epsilon", "x0", "velocity", "t")),
         *(solver(form, 1.0) for solver in (sd.Euler, sd.Heun, sd.Midpoint, sd.RK4) for form in ("epsilon", "x0")),
-        *(sd.DPMSolver(order, form, eta) for order in (2, 3) for form in ("epsilon", "x0") for eta in (0.0, 1.0)),
+        *(sd.DPMSolver(3, form, eta) for form in ("epsilon", "x0") for eta in (0.0, 1.0)),
         *(sd.AdamsBashforth(order, form) for order in (2, 3, 4) for form in ("epsilon", "velocity", "x0")),
         sd.AdamsBashforth(2, corrector=True),
         *(sd.DEIS(order) for order in (2, 3)),
@@ -314,7 +336,7 @@ def our_entries() -> Iterator[Entry]:
     for solver in tables:
         grid = gentle if hasattr(solver, "variable") else solver.default_grid
         table = solver.tableau(VP, grid(VP, 8))
-        yield Entry("sde_diffusion", str(solver), ours(solver), solver.weak_order, (VP, VE), grid, noisy=bool(table.noise.any()))
+        yield Entry(OURS, str(solver), ours(solver), solver.weak_order, (VP, VE), grid, weak=bool(table.noise.any()))
     others: list[tuple[sd.Solver, sd.AffineSDE, bool]] = [
         (sd.AdaptiveODE(), VP, False),
         (sd.AdaptiveSDE(rtol=0.02), VP, False),
@@ -323,11 +345,11 @@ def our_entries() -> Iterator[Entry]:
             for corrector, affine in (
                 (sd.Langevin(), True),
                 (sd.MetropolisLangevin(), False),
-                (sd.PreconditionedLangevin(), False),
+                (sd.PreconditionedLangevin(std=min(STDS)), False),
                 (sd.UnderdampedLangevin(), False),
             )
         ),
-        (sd.AnnealedLangevin(), sd.VESDE(0.02, 20.0).discretize(20), True),
+        (sd.AnnealedLangevin(), sd.NCSNLadder(sd.geometric_sigmas(10, 0.01, 1.0)), True),
         (sd.ConsistentAnnealed(), sd.VESDE().discretize(232), True),
         (sd.FinalDenoise(sd.DDIM()), VP, True),
         (sd.AnalyticFirstStep(sd.Heun()), VP, True),
@@ -336,7 +358,7 @@ def our_entries() -> Iterator[Entry]:
     ]
     for solver, sde, affine in others:
         steps = None if sde.length is None else (sde.length, sde.length)
-        yield Entry("sde_diffusion", NAMES.sub("same", str(solver)), ours(solver), None, (sde,), solver.default_grid, affine, steps)
+        yield Entry(OURS, NAMES.sub("same", str(solver)), ours(solver), None, (sde,), solver.default_grid, affine, steps)
 
 
 def uniform(sde: sd.AffineSDE, n: int) -> Tensor:
@@ -366,11 +388,11 @@ def neighbours() -> Iterator[Entry]:
         ("dpmpp_2m_sde", {}, 2, True),
         ("dpmpp_3m_sde", {}, 2, True),
     ):
-        yield Entry("k_diffusion", _call(name, options), k_sampler(name, **options), order, (VE,), noisy=noisy)
+        yield Entry("k_diffusion", _call(name, options), k_sampler(name, **options), order, (VE,), weak=noisy)
     for brownian in (True, False):
         name = f"dpmpp_sde, {'Brownian' if brownian else 'independent'} noise"
-        yield Entry("k_diffusion", name, k_sampler("dpmpp_sde", brownian=brownian), 2, (VE,), noisy=True)
-    yield Entry("k_diffusion", "dpm_adaptive(rtol=0.01)", k_adaptive(rtol=0.01, atol=0.01), None, (VE,), affine=False)
+        yield Entry("k_diffusion", name, k_sampler("dpmpp_sde", brownian=brownian), 2, (VE,), weak=True)
+    yield Entry("k_diffusion", "dpm_adaptive(rtol=1e-3)", k_adaptive(rtol=1e-3, atol=1e-3), None, (VE,), affine=False)
     for name, options, order, noisy in (
         ("DDPM", {}, 1, True),
         ("DDIM", {}, 1, False),
@@ -381,9 +403,9 @@ def neighbours() -> Iterator[Entry]:
         *((name, {"order": order}, order, False) for name in ("zAB", "vAB", "zEAB", "xEAB", "REAB") for order in (2, 3)),
         ("PC", {}, None, True),
     ):
-        yield Entry("azula", _call(f"{name}Sampler", options), azula_sampler(name, **options), order, (VP,), noisy=noisy)
+        yield Entry("azula", _call(f"{name}Sampler", options), azula_sampler(name, **options), order, (VP,), weak=noisy)
     for method, order in (("euler", 1), ("milstein", 1), ("heun", 1), ("midpoint", 1)):
-        yield Entry("torchsde", f"sdeint({method!r})", torchsde_sdeint(method), order, (VP,), uniform, noisy=True)
+        yield Entry("torchsde", f"sdeint({method!r})", torchsde_sdeint(method), order, (VP,), uniform, weak=True)
     yield Entry("torchsde", "sdeint as TorchSDE()", ours(sd.TorchSDE()), None, (VP,), uniform, affine=False)
     for method, order in (("euler", 1), ("midpoint", 2), ("heun3", 3), ("rk4", 4)):
         yield Entry("torchdiffeq", f"odeint({method!r})", torchdiffeq_odeint(method), order, (VP,), uniform)
@@ -394,16 +416,17 @@ def neighbours() -> Iterator[Entry]:
 
 
 def _diffusers() -> Iterator[Entry]:
-    def entry(name: str, order: float | None, sde: sd.AffineSDE, noisy: bool = False, **options: object) -> Entry:
+    def entry(name: str, order: float | None, sde: sd.AffineSDE, weak: bool = False, **options: object) -> Entry:
         grid, steps = (leading, (100, 200)) if sde is CHAIN else (gentle, None)
-        return Entry("diffusers", _call(name, options), diffusers_scheduler(name, **options), order, (sde,), grid, True, steps, noisy)
+        return Entry("diffusers", _call(name, options), diffusers_scheduler(name, **options), order, (sde,), grid, True, steps, weak)
 
     yield entry("DDPM", 1, CHAIN, True)
-    yield entry("DDIM", 1, CHAIN)
+    yield entry("DDIM", 1, CHAIN, True)
     yield entry("DDIM", 1, CHAIN, True, step={"eta": 1.0})
-    trailing = entry("DDIM", 1, CHAIN, timestep_spacing="trailing")
+    trailing = entry("DDIM", 1, CHAIN, True, timestep_spacing="trailing")
     yield dataclasses.replace(trailing, grid=lambda sde, n: sd.chain_grid(sde, n, spacing="trailing"), steps=(80, 160))
-    pndm = entry("PNDM", 4, CHAIN, skip_prk_steps=True)
+    # Of order 2, which its grids of at most 1000 nodes do not show: 1.7 from 250 to 500 steps, theirs and ours.
+    pndm = entry("PNDM", None, CHAIN, skip_prk_steps=True)
     yield dataclasses.replace(pndm, grid=lambda sde, n: leading(sde, n)[:-1])
     whole = {"lower_order_final": False}
     for algorithm in ("dpmsolver++", "dpmsolver"):
@@ -416,8 +439,8 @@ def _diffusers() -> Iterator[Entry]:
     for variant in ("bh1", "bh2"):
         for order in (2, 3):
             yield entry("UniPCMultistep", order + 1, VP, solver_order=order, solver_type=variant, **whole)
-    for order in (2, 3):
-        yield entry("DEISMultistep", order, VP, solver_order=order, **whole)
+    for order in (2, 3):  # its differences of logarithms lose their digits on the tiny first steps of `gentle`
+        yield dataclasses.replace(entry("DEISMultistep", order, VP, solver_order=order, **whole), grid=sd.log_snr)
     for order in (2, 3):
         yield entry("SASolver", 2, VP, True, predictor_order=order, corrector_order=order + 1, tau_func=always, **whole)
     yield entry("EulerDiscrete", 1, VP)
@@ -441,3 +464,51 @@ def always(t: float) -> int:
 def _call(name: str, options: dict[str, object]) -> str:
     shown = ", ".join(f"{key}={getattr(value, '__name__', None) or repr(value)}" for key, value in options.items())
     return f"{name}({shown})" if shown else name
+
+
+def table(rows: Sequence[Row], fmt: str = "md") -> str:
+    """All rows as Markdown or CSV."""
+    lines = [HEADER, *(row.cells() for row in rows)]
+    if fmt == "csv":
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerows(lines)
+        return buffer.getvalue()
+    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], ["---"] * len(HEADER), *lines[1:]]) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the audit; 1 if a row of ours is not clean."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--fast", action="store_true", help="one process, grids half as fine, a quarter of the draws, and twice the tolerance"
+    )
+    parser.add_argument("--only", default="", metavar="REGEX", help="of 'library solver', which rows to run")
+    parser.add_argument("--out", type=Path, help="a file .md or .csv for the table")
+    args = parser.parse_args(argv)
+    if args.out and args.out.suffix not in (".md", ".csv"):
+        parser.error(f"--out must end in .md or .csv, got {args.out}")
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # the neighbours', about each other
+    began, rows = time.perf_counter(), []
+    for entry in (*our_entries(), *neighbours()):
+        if not re.search(args.only, f"{entry.library} {entry.name}"):
+            continue
+        if version(entry.library) is None:
+            print(f"{entry.library} is not installed: {entry.name} is left out", file=sys.stderr)
+            continue
+        rows.append(audit(entry, args.fast))
+        print(" | ".join(rows[-1].cells()), flush=True)
+    mine = [row for row in rows if row.library == OURS]
+    failed = [row.solver for row in mine if row.problems]
+    others = [row for row in rows if row.library != OURS]
+    print(
+        f"\n{len(mine) - len(failed)} of {len(mine)} rows of ours are clean, {sum(not row.problems for row in others)} of {len(others)} of "
+        f"the neighbours'; {time.perf_counter() - began:.0f} s, torch {torch.__version__}"
+    )
+    if args.out:
+        args.out.write_text(table(rows, args.out.suffix[1:]), encoding="utf-8")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -188,7 +188,7 @@ def main() -> None:
     if not options.skip_unet:
         images = torch.randn(16, 3, 32, 32, generator=generator).to(options.device)
         size = sum(p.numel() for p in unet.parameters()) / 1e6
-        table(f"U-Net of {size:.2f} M parameters, 16 images 3x32x32", unet, images, options.repeats, 10, options.device)
+        table(f"U-Net of {size:.2f} M parameters, 16 images 3x32x32", unet, images, max(options.repeats // 3, 3), 20, options.device)
 
 
 if __name__ == "__main__":

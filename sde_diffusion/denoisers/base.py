@@ -43,12 +43,12 @@ class Prediction(NamedTuple):
 
 
 class Levels(NamedTuple):
-    """Where states are: their times, and what belongs to them: alpha, sigma and log(alpha/sigma); float64, of one shape."""
+    """Where states are: alpha, sigma and log(alpha/sigma), of one shape, and their times, which cost what only an exact denoiser pays."""
 
-    t: Tensor
     alpha: Tensor
     sigma: Tensor
     log_snr: Tensor
+    time: Callable[[], Tensor]
 
 
 class Predictions(NamedTuple):
@@ -112,7 +112,7 @@ class Denoiser(nn.Module, abc.ABC):
         def fix(t: Tensor) -> Callable[[Tensor, Any], Tensor]:
             return lambda x, cond: self(x, t, cond)
 
-        return Predictions([fix(t) for t in levels.t.flatten(1).unbind()])
+        return Predictions([fix(t) for t in levels.time().flatten(1).unbind()])
 
     def score(self, x: Tensor, t: Time, cond: Any = None) -> Tensor:
         """nabla_x log p_t(x) by (2)."""
@@ -168,8 +168,8 @@ class ChangeOfVariables(Denoiser):
 
     def at_each(self, levels: Levels, like: Tensor) -> Predictions:
         sde = self.inner.sde
-        t = sde.t_of_log_snr(levels.log_snr).clamp(0, 1)
-        inner = Levels(t, sde.alpha(t), sde.sigma(t), levels.log_snr)
+        t = sde.t_of_log_snr(levels.log_snr.double()).clamp(0, 1)
+        inner = Levels(sde.alpha(t), sde.sigma(t), levels.log_snr, lambda: t)
         raw, into, skip, out = self.inner.at_each(inner, like)
         scale = inner.alpha / levels.alpha
         return Predictions(raw, scale if into is None else into * scale, None if skip is None else skip * scale, out)

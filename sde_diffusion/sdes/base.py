@@ -143,6 +143,11 @@ class AffineSDE(SDE):
         """log(alpha/sigma): half the logarithm of the signal-to-noise ratio."""
         return self.alpha(t).log() - self.sigma(t).log()
 
+    def alpha_of_log_snr(self, lam: Time) -> Tensor:
+        """The signal scale where log(alpha/sigma) is `lam`, in the dtype of lam; by way of t, in float64, unless a process knows better."""
+        lam = as_time(lam)
+        return self.alpha(self.t_of_log_snr(lam.double())).to(lam.dtype)
+
     def drift(self, x: Tensor, t: Time) -> Tensor:
         return expand(self.f(t), x) * x
 

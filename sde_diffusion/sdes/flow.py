@@ -50,3 +50,6 @@ class RectifiedFlow(AffineSDE):
 
     def t_of_log_snr(self, lam: Time) -> Tensor:
         return torch.sigmoid(-as_time(lam))
+
+    def alpha_of_log_snr(self, lam: Time) -> Tensor:
+        return torch.sigmoid(as_time(lam))

@@ -61,6 +61,9 @@ class VESDE(AffineSDE):
     def t_of_log_snr(self, lam: Time) -> Tensor:
         return (-as_time(lam) - math.log(self.sigma_min)) / self._log_ratio
 
+    def alpha_of_log_snr(self, lam: Time) -> Tensor:
+        return torch.ones_like(as_time(lam))
+
     def discretize(self, n: int) -> NCSNLadder:
         """NCSN's ladder of n levels in geometric progression, sigma_i = sigma((i-1)/(n-1)) at t = i/n, and no noise at t = 0."""
         return NCSNLadder(geometric_sigmas(check_steps(n), self.sigma_min, self.sigma_max))
@@ -112,3 +115,6 @@ class EDMSDE(AffineSDE):
     def t_of_log_snr(self, lam: Time) -> Tensor:
         low, high = self._ends
         return (torch.exp(-as_time(lam) / self.rho) - low) / (high - low)
+
+    def alpha_of_log_snr(self, lam: Time) -> Tensor:
+        return torch.ones_like(as_time(lam))

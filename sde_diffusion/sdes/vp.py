@@ -83,6 +83,9 @@ class VPSDE(_LinearBeta):
     def t_of_log_snr(self, lam: Time) -> Tensor:
         return self._t_of_integral(softplus(-2 * as_time(lam)))
 
+    def alpha_of_log_snr(self, lam: Time) -> Tensor:
+        return torch.sqrt(torch.sigmoid(2 * as_time(lam)))
+
     def discretize(self, n: int) -> DDPMChain:
         """DDPM's chain of n steps: beta_i from beta_min/n to beta_max/n in equal steps (Song et al. 2021, appendix E).
 
@@ -115,6 +118,9 @@ class SubVPSDE(_LinearBeta):
     def t_of_log_snr(self, lam: Time) -> Tensor:
         # alpha/sigma = exp(-B/2)/(1 - exp(-B)) = 1/(2 sinh(B/2))
         return self._t_of_integral(2 * torch.asinh(0.5 * torch.exp(-as_time(lam))))
+
+    def alpha_of_log_snr(self, lam: Time) -> Tensor:
+        return torch.exp(-torch.asinh(0.5 * torch.exp(-as_time(lam))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +176,9 @@ class CosineVPSDE(AffineSDE):
         variance, signal = torch.sigmoid(-2 * lam), torch.sigmoid(2 * lam)
         sin2 = math.sin(self._phi_0) ** 2 + variance * math.cos(self._phi_0) ** 2
         return torch.atan2(torch.sqrt(sin2), torch.sqrt(signal) * math.cos(self._phi_0)) / self._rate - self.s
+
+    def alpha_of_log_snr(self, lam: Time) -> Tensor:
+        return torch.sqrt(torch.sigmoid(2 * as_time(lam)))
 
     def discretize(self, n: int) -> DDPMChain:
         """Improved DDPM's chain of n steps, each beta_i at most 0.999 (Nichol & Dhariwal 2021)."""

@@ -109,28 +109,28 @@ class Clock:
         alpha, noise = self.sde.alpha(t), self.sde.sigma(t) / self.c
         return alpha + noise if self.form == "velocity" else torch.hypot(alpha, noise)
 
-    def slope(self, p: Tensor, first: float, last: float) -> Slope:
-        """(1) at clocks p, at times kept between `last` and `first` against rounding."""
+    def slope(self, p: Tensor, first: float, last: float, dtype: torch.dtype = torch.float64) -> Slope:
+        """(1) at clocks p, in `dtype` what keeps its digits there, and times kept between `last` and `first` against rounding."""
         if self.form == "t":
-            levels = Levels(p, self.sde.alpha(p), self.sde.sigma(p), self.sde.log_snr(p))
+            levels = Levels(self.sde.alpha(p), self.sde.sigma(p), self.sde.log_snr(p), lambda: p)
             b = -0.5 * (self.sde.g(p) / levels.sigma) ** 2
             return Slope(levels, torch.ones_like(p), self.sde.f(p) - b, b * levels.alpha)
-        if self.form == "angle":
-            sin, cos = torch.sin(p), torch.cos(p)
-            r, b = sin / cos, -1 / sin
-            a = -b * cos
-        elif self.form == "velocity":
-            sin, r, b = p, p / (1 - p), -1 / p
-            a = -b
-        else:
-            r = torch.exp(p)
+        if self.form == "log_snr":
+            r = torch.exp(p).to(dtype)
             cos = torch.rsqrt(1 + r**2)
-            sin, a, b = r * cos, cos**2, -cos
-        r = r * self.c
-        log_snr = -r.log()
-        t = self.sde.t_of_log_snr(log_snr).clamp(min(first, last), max(first, last))
-        sigma = self.sde.sigma(t)
-        return Slope(Levels(t, sigma / r, sigma, log_snr), sigma / (self.c * sin), a, b)  # n sin = sigma/c, and in (3) n p
+            a, b = cos**2, -cos
+        else:  # float64 up to here: next to the noise cos is a small difference
+            angle = self.form == "angle"
+            sin, cos = (torch.sin(p) if angle else p).to(dtype), (torch.cos(p) if angle else (1 - p).clamp_(min=2**-53)).to(dtype)
+            r, b = sin / cos, -1 / sin
+            a = cos / sin if angle else -b
+        log_snr = (rho := r * self.c).log().neg_()
+        alpha = self.sde.alpha_of_log_snr(log_snr)
+
+        def time() -> Tensor:
+            return self.sde.t_of_log_snr(log_snr.double()).clamp(min(first, last), max(first, last))
+
+        return Slope(Levels(alpha, alpha * rho, log_snr, time), alpha / cos, a, b)  # n cos = alpha, and in (3) n (1 - p)
 
 
 FORMS = ("angle", "velocity", "log_snr", "t")
@@ -207,7 +207,7 @@ class AdaptiveODE(Solver):
         first_step = span * _FIRST_STEP * (self.rtol + self.atol) ** (1 / pair.order)
 
         def slopes(p: Tensor, like: Tensor) -> Slopes:
-            return _slopes(denoiser, clock.slope(p, first, last), like)
+            return _slopes(denoiser, clock.slope(p, first, last, like.dtype), like)
 
         def start(w: Tensor, p: float) -> Tensor:
             return slopes(torch.full((1, len(w), *column[1:]), p, dtype=torch.float64, device=w.device), w)(0, w, cond)
@@ -248,7 +248,7 @@ class AdaptiveODE(Solver):
                 if math.isnan(still):
                     lost = (~accept & ~(h >= least)).nonzero()[:, 0].tolist()
                     if lost:
-                        at = clock.slope(end - sign * left[lost[0]], first, last).levels.t.item()
+                        at = clock.slope(end - sign * left[lost[0]], first, last).levels.time().item()
                         raise ArithmeticError(
                             f"{self} cannot meet its tolerance at t={at:.4g} (sample {int(index[lost[0]])}, error "
                             f"{math.exp(error[lost[0]]):.3g} tolerances at the smallest step); raise rtol and atol, or use float64"

@@ -98,7 +98,7 @@ def test_at_rows_of_levels_a_denoiser_is_the_same_function(denoiser, dtype, gene
     x, sde = torch.randn(4, 2, generator=generator).to(dtype), denoiser.sde
     times = torch.tensor([[0.9, 0.8, 0.7, 0.6], [0.5, 0.1, 0.5, 0.1]], dtype=torch.float64)
     t = times[..., None]
-    raw, *weights = denoiser.at_each(Levels(t, sde.alpha(t), sde.sigma(t), sde.log_snr(t)), x)
+    raw, *weights = denoiser.at_each(Levels(sde.alpha(t), sde.sigma(t), sde.log_snr(t), lambda: t), x)
     into, skip, out = (torch.full_like(t, one) if w is None else w for w, one in zip(weights, (1, 0, 1), strict=True))
     for i in range(2):
         x0_hat = (skip[i] * x + out[i] * raw[i]((into[i] * x).to(dtype), None)).to(dtype)

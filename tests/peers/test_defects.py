@@ -256,3 +256,41 @@ def test_torchdiffeqs_dopri5_changes_a_sample_with_its_batch():
 @needs("k-diffusion")
 def test_k_diffusions_adaptive_solver_changes_a_sample_with_its_batch():
     assert audit.coupling(_peers.k_adaptive(rtol=1e-2), VE, sd.karras(VE, 1)) > 1e-4
+
+
+@needs("diffusers")
+def test_diffusers_churn_asks_the_network_before_it_adds_the_noise():
+    # so it is no step from the higher level, and EDMEuler's has c_skip and c_out of another level than the network's; still of order 1
+    def error(run) -> float:
+        return audit.law_errors(run, VE, (256,))[0]
+
+    theirs = [error(_peers.diffusers_scheduler(name, step={"s_churn": 40.0})) for name in ("EDMEuler", "EulerDiscrete")]
+    ours = [error(audit.ours(sd.Churn(solver, 40.0, 0.0, 1000.0, 1.0))) for solver in (sd.Euler(), sd.Heun())]
+    assert theirs[0] > 3 * ours[0]
+    assert theirs[1] > ours[0]
+    assert ours[1] < ours[0] / 20
+
+
+@needs("diffusers")
+def test_diffusers_sa_solver_is_by_default_stochastic_in_the_middle_of_the_chain_only_and_has_the_same_law():
+    # tau_func is 1 for timesteps 200 to 800, 0 elsewhere; any tau(t) keeps the marginals, ours is constant
+    theirs = _peers.diffusers_scheduler("SASolver", predictor_order=2, corrector_order=3, lower_order_final=False)
+    assert audit.law_errors(theirs, VP, (256,))[0] < 2e-3
+    assert audit.law_errors(audit.ours(sd.SASolver(2)), VP, (256,))[0] < 2e-3
+
+
+@needs("k-diffusion")
+def test_a_last_step_to_noise_free_data_is_of_first_order_with_us_and_extrapolates_in_k_diffusions_lms():
+    # epsilon has no limit that a polynomial through its values at other levels would find
+    ladder = sd.VESDE(0.02, 20.0).discretize(1000)
+    denoiser, x = audit.mixture(ladder), audit.start(ladder)
+    exact = sd.sample(denoiser, sd.Heun(), x=x, grid=sd.karras(ladder, 600))
+
+    def errors(n: int) -> list[float]:
+        runs = audit.ours(sd.AdamsBashforth(4, "epsilon")), _peers.k_sampler("lms", order=4)
+        return [(run(denoiser, x, sd.karras(ladder, n), torch.zeros_like) - exact).norm(dim=1).mean().item() for run in runs]
+
+    ours, theirs = errors(12)
+    assert theirs == pytest.approx(ours, rel=0.05)
+    ours, theirs = errors(80)
+    assert theirs > 5 * ours

@@ -195,3 +195,10 @@ def test_a_prior_sample_depends_on_its_seed_alone():
     torch.testing.assert_close(whole[1:3], sde.prior_sample((2, 3), seeds=[1, 4]), rtol=0, atol=0)
     with pytest.raises(ValueError, match="noise and seeds each name a source"):
         sde.prior_sample((4, 3), sd.PerSample(range(4)), seeds=[1, 2, 3, 4])
+
+
+def test_the_signal_at_a_log_snr_is_that_at_its_time(sde):
+    t = torch.linspace(sde.t_min, sde.t_max, 41, dtype=torch.float64)[1:-1]
+    lam = sde.log_snr(t)
+    torch.testing.assert_close(sde.alpha_of_log_snr(lam), sd.AffineSDE.alpha_of_log_snr(sde, lam), rtol=1e-12, atol=1e-12)
+    assert sde.alpha_of_log_snr(lam.float()).dtype == torch.float32

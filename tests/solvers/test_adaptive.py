@@ -38,7 +38,7 @@ def test_every_form_is_the_probability_flow(sde, form):
     t = torch.linspace(0.1, 0.9, 8, dtype=torch.float64)
     x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     at = clock.slope(clock(t), 1.0, 0.0)
-    torch.testing.assert_close(at.levels.t, t, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(at.levels.time(), t, rtol=1e-10, atol=1e-12)
     n, a, b = at.n[:, None], at.a[:, None], at.b[:, None]
     p_t, n_t = ((f(t + h) - f(t - h))[:, None] / (2 * h) for f in (clock, clock.scale))
     v = n * (a * x / n + b * denoiser(x, t)) * p_t + x / n * n_t

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -65,7 +66,7 @@ def test_churned_heun_is_algorithm_2_of_karras_et_al():
     start = 80 * torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ours = sd.sample(denoiser, solver, x=start, grid=grid, noise=noise)
     draws, x = iter(noise.draws), start
-    for sigma, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, after in itertools.pairwise(sigmas):
         gamma = min(10 / n, math.sqrt(2) - 1) if 0.05 <= sigma <= 50 else 0.0
         hat = sigma + gamma * sigma
         if gamma > 0:
