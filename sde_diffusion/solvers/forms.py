@@ -160,7 +160,8 @@ class TimeForm(Form):
         return Advance(torch.ones_like(t), s - t, torch.zeros_like(t))
 
     def density(self, lam: Tensor, s: Tensor) -> Tensor:
-        raise NotImplementedError("the time of a process is no simple function of its log-SNR, and no solver asks for it")
+        t = self.sde.t_of_log_snr(lam)
+        return -2 * (self.sde.sigma(t) / self.sde.g(t)) ** 2
 
 
 FORMS: dict[str, type[Form]] = {"x0": DataForm, "epsilon": NoiseForm, "velocity": VelocityForm, "t": TimeForm}

@@ -2,14 +2,13 @@
 
 from unittest import mock
 
+import _peers
 import pytest
 import torch
+import torchsde
+from scipy.integrate import solve_ivp
 
 import sde_diffusion as sd
-
-torchsde = pytest.importorskip("torchsde")
-import _peers
-from scipy.integrate import solve_ivp
 
 SDES = [sd.VPSDE(), sd.VESDE(0.02, 20.0), sd.RectifiedFlow(t_max=0.9)]
 TOLERANCE = 1e-10

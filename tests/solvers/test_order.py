@@ -44,6 +44,11 @@ SOLVERS = [
         for form in ("x0", "epsilon")
     ),
     *(sd.SASolver(order, eta, corrector) for order in (1, 2, 3) for eta in (0.0, 1.0) for corrector in (False, True)),
+    *(sd.DPMSolverPP(order, noisy, form="epsilon") for order in (2, 3) for noisy in (False, True)),
+    *(sd.SASolver(order, published=True) for order in (1, 2, 3)),
+    sd.SASolver(2, eta=0.0, published=True),
+    sd.IPNDM(4, start="heun"),
+    *(sd.IPNDM(order, variable_step=True, published=True) for order in (2, 3, 4)),
     *(sd.Renoise(solver) for solver in (sd.Euler(), sd.Midpoint(), sd.Midpoint("x0"), sd.DPMSolver(3), sd.Heun())),
     sd.Churn(sd.Heun(), s_noise=1.0),
     sd.AnalyticFirstStep(sd.Heun()),
