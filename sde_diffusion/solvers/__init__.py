@@ -11,6 +11,7 @@ from sde_diffusion.solvers.correctors import Corrector
 from sde_diffusion.solvers.dynamic_programming import dynamic_programming, variational_bound
 from sde_diffusion.solvers.external import ScipyODE, TorchSDE
 from sde_diffusion.solvers.first_order import DDIM, Ancestral, EulerMaruyama, ReverseDiffusion
+from sde_diffusion.solvers.fitted import FitErrors, FittedSolver, fit
 from sde_diffusion.solvers.grids import Grid, chain_grid, cosine, exponential, karras, log_snr, quadratic, sigma_uniform, uniform, vp_power
 from sde_diffusion.solvers.langevin import Langevin
 from sde_diffusion.solvers.metropolis import MetropolisLangevin
@@ -20,6 +21,7 @@ from sde_diffusion.solvers.predictor_corrector import PredictorCorrector
 from sde_diffusion.solvers.runge_kutta import RK4, DPMSolver, Euler, Heun, Midpoint
 from sde_diffusion.solvers.sampling import sample, trajectory
 from sde_diffusion.solvers.tableau import Tableau
+from sde_diffusion.solvers.trajectories import Trajectories
 from sde_diffusion.solvers.underdamped import UnderdampedLangevin
 from sde_diffusion.solvers.variance import ReconstructionError
 
@@ -42,6 +44,8 @@ __all__ = [
     "Euler",
     "EulerMaruyama",
     "FinalDenoise",
+    "FitErrors",
+    "FittedSolver",
     "Grid",
     "Heun",
     "Langevin",
@@ -59,6 +63,7 @@ __all__ = [
     "Step",
     "Tableau",
     "TorchSDE",
+    "Trajectories",
     "Truncate",
     "UnderdampedLangevin",
     "UniPC",
@@ -69,6 +74,7 @@ __all__ = [
     "cosine",
     "dynamic_programming",
     "exponential",
+    "fit",
     "karras",
     "log_snr",
     "ncsnv2_epsilon",

@@ -21,9 +21,9 @@ import functools
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -153,17 +153,27 @@ class Tableau:
         parts["p"] = [torch.nn.functional.pad(w, (0, width - w.shape[1])) for w in parts["p"]]
         return Tableau(**{name: torch.cat(values) for name, values in parts.items()})
 
+    def columns(self) -> dict[str, list[Any]]:
+        """The table as lists, None for NaN."""
+        columns = {field.name: getattr(self, field.name).tolist() for field in dataclasses.fields(self)}
+        for name in ("t", "ends"):
+            columns[name] = [None if math.isnan(value) else value for value in columns[name]]
+        return columns
+
+    @staticmethod
+    def from_columns(columns: Mapping[str, Sequence[Any]]) -> Tableau:
+        """The inverse of `columns`."""
+        times = {name: [math.nan if value is None else value for value in columns[name]] for name in ("t", "ends")}
+        return Tableau(**{name: torch.tensor(values, dtype=torch.float64) for name, values in {**columns, **times}.items()})
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the table as JSON, one list per column, null for NaN; every float is written so that it reads back equal.
 
         Raises:
             FileExistsError: if there is a file at `path`.
         """
-        columns = {field.name: getattr(self, field.name).tolist() for field in dataclasses.fields(self)}
-        for name in ("t", "ends"):
-            columns[name] = [None if math.isnan(value) else value for value in columns[name]]
         with open(path, "x", encoding="utf-8") as file:
-            json.dump(columns, file, indent=1)
+            json.dump(self.columns(), file, indent=1)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Tableau:
@@ -173,9 +183,6 @@ class Tableau:
             ValueError: if the file is not a tableau.
         """
         try:
-            columns = json.loads(Path(path).read_text(encoding="utf-8"))
-            for name in ("t", "ends"):
-                columns[name] = [math.nan if value is None else value for value in columns[name]]
-            return Tableau(**{name: torch.tensor(values, dtype=torch.float64) for name, values in columns.items()})
+            return Tableau.from_columns(json.loads(Path(path).read_text(encoding="utf-8")))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path} is not a tableau: {error}; write one with Tableau.save") from error

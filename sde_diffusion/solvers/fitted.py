@@ -1,0 +1,342 @@
+"""Solvers fitted to a model: with 5 to 20 network calls the error of a hand-derived table depends on the model, and can be measured.
+
+On accurate trajectories of the flow a table of the form (1) of unrolled.py is fitted in three steps:
+
+    1. grids         the base's, uniform ones in t^(1/R), and the shortest path of local errors (fitted_grid.py)
+    2. weights       row by row: least squares, reweighted so that single paths do not decide, with a ridge chosen on held-out paths
+    3. all at once   the levels and weights, then the times of the calls too, by BFGS on the gradient through the sampler
+
+of L = log sum_i q_i e_i^2 + log sum_i q_i e_i, with q_i a path's weight and e_i the root mean square over coordinates of its error at
+the end: the first term is what a few paths near a watershed decide, the second what the others are like. Whatever is best on
+held-out paths on the way is kept, and the base itself if nothing is better.
+
+The weights depend on the model, the process and the number of calls, never on a sample: see docs/fitted.md. Bespoke non-stationary solvers
+(Shaul et al. 2024, arXiv 2403.01329) fit the same family; DPM-Solver-v3 (Zheng et al. 2023, arXiv 2310.13268) statistics of the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from sde_diffusion import expressions
+from sde_diffusion.denoisers import Denoiser
+from sde_diffusion.noise import Noise
+from sde_diffusion.sdes import AffineSDE
+from sde_diffusion.sdes.base import check_count
+from sde_diffusion.solvers.auto import auto
+from sde_diffusion.solvers.base import Solver
+from sde_diffusion.solvers.fitted_grid import shortest_grid
+from sde_diffusion.solvers.grids import Grid, vp_power
+from sde_diffusion.solvers.grids import grid as grid_of
+from sde_diffusion.solvers.sampling import sample, steps_within
+from sde_diffusion.solvers.tableau import Tableau
+from sde_diffusion.solvers.trajectories import Trajectories
+from sde_diffusion.solvers.unrolled import Layout, predict
+
+_RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # relative to the size of the data
+_REWEIGHTED = 3  # times
+_POWERS = (1.0, 1.5, 2.0, 3.0)  # R of the grids tried
+_STARTS = 2  # of step 3, of all candidates of step 2
+_PENALTY = 1e-3  # on squared weights' distance from the start, in L: large weights that cancel amplify what is not on the trajectories
+_CHECK = 5  # iterations between looks at the held-out paths
+_FLOOR = 1e-12  # of errors relative to the data, below which they are rounding
+
+
+class FitErrors(NamedTuple):
+    """On held-out trajectories: root mean square over paths, and median over them of a path's own, of the base and of the fitted table."""
+
+    base_rms: float
+    base_median: float
+    rms: float
+    median: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class FittedSolver(Solver):
+    """A table fitted to a model, for one process and one number of calls; made by `fit`.
+
+    Args:
+        table: what is run.
+        sde: the process that it was fitted for.
+        base: the solver and grid that it was fitted against.
+        errors: of both on held-out trajectories.
+        improved: False where fitting did not beat the base on held-out trajectories, whose table this then is.
+    """
+
+    table: Tableau
+    sde: AffineSDE
+    base: str
+    errors: FitErrors
+    improved: bool = True
+    order: ClassVar[int] = 0  # one budget has no order
+
+    def __repr__(self) -> str:
+        verdict = f"{self.errors.rms / self.errors.base_rms:.2g} times the error" if self.improved else "the table"
+        return f"FittedSolver({self.nfe} calls, {self.sde!r}, {verdict} of {self.base})"
+
+    def __str__(self) -> str:
+        return f"FittedSolver({self.nfe})"
+
+    @property
+    def nfe(self) -> int:
+        """Network calls."""
+        return len(self.table.calls)
+
+    @property
+    def default_steps(self) -> int:  # type: ignore[override]
+        return len(self.table.times) - 1
+
+    @property
+    def default_grid(self) -> Grid:  # type: ignore[override]
+        times, n = self.table.times, self.default_steps
+
+        @grid_of
+        def fitted(sde: AffineSDE, steps: int, *, t_min: float | None = None, t_max: float | None = None) -> Tensor:
+            if steps != n:
+                raise ValueError(f"a fitted table has its own {n} steps, got steps={steps}; leave out steps and nfe, or fit another budget")
+            return times.clone()
+
+        return fitted
+
+    def tableau(self, sde: AffineSDE, grid: Tensor) -> Tableau:
+        if sde != self.sde:
+            raise ValueError(f"the table was fitted for {self.sde!r}, got {sde!r}; use denoiser.under({self.sde!r}), or fit again")
+        if not torch.equal(grid, self.table.times):
+            raise ValueError("a fitted table has its own times; leave out grid")
+        return self.table
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes JSON.
+
+        Raises:
+            FileExistsError: if there is a file at `path`.
+        """
+        content = {"sde": repr(self.sde), "base": self.base, "errors": self.errors._asdict(), "improved": self.improved}
+        with open(path, "x", encoding="utf-8") as file:
+            json.dump({"fitted": content, "table": self.table.columns()}, file, indent=1)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> FittedSolver:
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: if the file is something else.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            fields = content["fitted"]
+            sde, errors = expressions.build(fields["sde"]), FitErrors(**fields["errors"])
+            return FittedSolver(Tableau.from_columns(content["table"]), sde, fields["base"], errors, fields["improved"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{path} holds no fitted solver: {error}; write one with FittedSolver.save") from error
+
+
+def fit(
+    denoiser: Denoiser,
+    nfe: int,
+    *,
+    base: Solver | None = None,
+    grid: Grid | None = None,
+    trajectories: Trajectories | None = None,
+    shape: Sequence[int] | None = None,
+    noise: Noise | None = None,
+    generator: torch.Generator | None = None,
+    cond: Any = None,
+    iterations: int = 100,
+    progress: bool = False,
+) -> FittedSolver:
+    """Fits a solver of `nfe` network calls to a model.
+
+    Args:
+        denoiser: the model, on a continuous process; its parameters are left alone.
+        nfe: network calls, at least 1.
+        base: the solver to beat, a table without noise; by default `auto(sde, nfe)`.
+        grid: of the base; by default its own.
+        trajectories: accurate paths of the model, shared by all budgets; a quarter is held out.
+        shape: (b, *d) to generate b of them with `noise`, `generator` and `cond`, instead; 256 are enough for most models.
+        iterations: of the joint refinement, at most.
+        progress: whether to show a progress bar on stderr.
+
+    Raises:
+        ValueError: for a base that is no table without noise, trajectories of another process, neither or both of trajectories and shape.
+    """
+    check_count(nfe=nfe, iterations=iterations)
+    if (trajectories is None) == (shape is None):
+        raise ValueError("pass either trajectories=Trajectories.generate(...), or shape=(b, *d) to generate b of them")
+    sde = denoiser.sde
+    if base is None:
+        choice = auto(sde, nfe)
+        base, grid, steps = choice.solver, grid or choice.grid, choice.steps
+    else:
+        grid = base.default_grid if grid is None else grid
+        steps = steps_within(base, sde, nfe, grid)
+    standard = base.tableau(sde, grid(sde, steps))
+    if standard.noise.any():
+        raise ValueError(f"{base} draws noise, and paths are fitted without; pass one with eta=0, or match its law with match(...)")
+    if trajectories is None:
+        assert shape is not None
+        trajectories = Trajectories.generate(denoiser, shape=shape, noise=noise, generator=generator, cond=cond)
+    elif trajectories.sde != repr(sde):
+        raise ValueError(f"the trajectories are of {trajectories.sde}, the denoiser's process is {sde!r}; generate others")
+    elif cond is not None or noise is not None or generator is not None:
+        raise ValueError("the trajectories hold their starts and conditions; leave out noise, generator and cond")
+    job = _Fit(denoiser, nfe, trajectories, iterations, progress)
+    with torch.no_grad():
+        reached = sample(denoiser, standard, x=job.held_out.states[0], cond=job.held_out.cond)
+        base_error = job.path_errors(reached / float(sde.alpha(sde.t_min)), job.held_out)
+    loss, v = job.best(standard)
+    name = f"{base} on {grid}, {steps} steps"
+    improved = v is not None and loss < job.criterion(base_error, job.held_out)
+    if not improved or v is None:
+        before = _figures(base_error, job.held_out)
+        return FittedSolver(standard, sde, name, FitErrors(*before, *before), improved=False)
+    errors = FitErrors(*_figures(base_error, job.held_out), *_figures(job.errors(v, job.held_out), job.held_out))
+    return FittedSolver(job.layout.table(v), sde, name, errors)
+
+
+def _figures(squares: Tensor, paths: Trajectories) -> tuple[float, float]:
+    """(weighted root mean square, weighted median) of errors squared."""
+    order = squares.argsort()
+    middle = order[torch.searchsorted(paths.weights[order].cumsum(0), 0.5).clamp(max=len(order) - 1)]
+    return (squares * paths.weights).sum().sqrt().item(), squares[middle].sqrt().item()
+
+
+class _Fit:
+    """One fit: the paths and what is tried on them."""
+
+    def __init__(self, denoiser: Denoiser, n: int, trajectories: Trajectories, iterations: int, progress: bool) -> None:
+        self.denoiser, self.layout = denoiser, Layout(denoiser.sde, n)
+        self.iterations, self.progress = iterations, progress
+        self.trajectories = trajectories
+        self.paths, self.held_out = trajectories.split
+        sde = denoiser.sde
+        self.alphas = sde.alpha(trajectories.times).tolist()
+        self.unit = float((self.paths.states[-1] / self.alphas[-1]).double().square().mean().sqrt())
+
+    def path_errors(self, z: Tensor, paths: Trajectories) -> Tensor:
+        """Mean square over coordinates of each path's error at the end, (b,) float64."""
+        return (z - paths.states[-1] / self.alphas[-1]).double().square().flatten(1).mean(1).cpu()
+
+    def errors(self, v: Tensor, paths: Trajectories) -> Tensor:
+        return self.path_errors(self.layout.run(self.denoiser, paths.states[0] / self.alphas[0], v, paths.cond)[0], paths)
+
+    def criterion(self, squares: Tensor, paths: Trajectories) -> Tensor:
+        """L."""
+        squares = squares + (_FLOOR * self.unit) ** 2
+        return (squares * paths.weights).sum().log() + (squares.sqrt() * paths.weights).sum().log()
+
+    def best(self, standard: Tableau) -> tuple[float, Tensor | None]:
+        """The smallest L on held-out paths, and its parameters."""
+        with torch.no_grad():
+            candidates = [self.greedy(times) for times in self.grids()]
+            unrolled = self.layout.unroll(standard) if len(standard.calls) == self.layout.n else None
+            if unrolled is not None:
+                candidates.append((float(self.criterion(self.errors(unrolled, self.held_out), self.held_out)), unrolled))
+        candidates = sorted((c for c in candidates if math.isfinite(c[0])), key=lambda c: c[0])[:_STARTS]
+        if not candidates:
+            return math.inf, None
+        free = torch.ones_like(candidates[0][1], dtype=torch.bool)
+        fixed = free.clone()
+        fixed[self.layout.shifts] = False
+        best = min((self.refine(candidate, fixed) for candidate in candidates), key=lambda c: c[0])
+        return self.refine(best, free)
+
+    def grids(self) -> list[Tensor]:
+        """Nodes of the trajectories to start from: (n + 1,) indices each."""
+        sde, n, nodes = self.denoiser.sde, self.layout.n, self.trajectories.times
+        grids = [vp_power(sde, n, R=R) for R in _POWERS]
+        grids.append(shortest_grid(self.denoiser, self.paths, n))
+        found: dict[tuple[int, ...], Tensor] = {}
+        for times in grids:
+            indices = (nodes[None] - times[:, None]).abs().argmin(1)
+            for k in range(1, n + 1):  # neighbours where two of them have one node
+                indices[k] = max(int(indices[k]), int(indices[k - 1]) + 1)
+            indices = torch.minimum(indices, len(nodes) - 1 - torch.arange(n, -1, -1))
+            found[tuple(indices.tolist())] = indices
+        return list(found.values())
+
+    def greedy(self, indices: Tensor) -> tuple[float, Tensor]:
+        """Weights row by row on the nodes `indices`: (L on held-out paths, parameters)."""
+        layout, sde = self.layout, self.denoiser.sde
+        log_rho = -sde.log_snr(self.trajectories.times[indices])
+        ratios = (log_rho - layout.log_rho[0]).exp()
+        sets = (self.paths, self.held_out)
+        starts = [paths.states[0] / self.alphas[0] for paths in sets]
+        states, predictions, rows = list(starts), [list[Tensor](), list[Tensor]()], list[Tensor]()
+        for k in range(1, layout.n + 1):
+            for made, state, paths in zip(predictions, states, sets, strict=True):
+                made.append(predict(self.denoiser, state, log_rho[k - 1], paths.cond))
+            targets = [paths.states[indices[k]] / self.alphas[int(indices[k])] for paths in sets]
+            none = torch.zeros(k - 1, dtype=torch.float64)
+            plain = [layout.state(z, ratios[k], made, none) for z, made in zip(starts, predictions, strict=True)]
+            rows.append(self._row(predictions, [t - p for t, p in zip(targets, plain, strict=True)]) if k > 1 else none)
+            states = [layout.state(z, ratios[k], made, rows[-1]) for z, made in zip(starts, predictions, strict=True)]
+        loss = self.criterion(self.path_errors(states[1], self.held_out), self.held_out)
+        return float(loss), layout.vector(log_rho, rows)
+
+    def _row(self, predictions: list[list[Tensor]], residuals: list[Tensor]) -> Tensor:
+        """Reweighted least squares of one row, the ridge chosen on held-out paths."""
+        features = [torch.stack([(a - b).double().flatten(1) for a, b in itertools.pairwise(m)], -1).cpu() for m in predictions]
+        wanted = [r.double().flatten(1).cpu() for r in residuals]
+        best, chosen = math.inf, torch.zeros(features[0].shape[-1], dtype=torch.float64)
+        for ridge in _RIDGES:
+            q, w = self.paths.weights, chosen
+            damping = (ridge * self.unit) ** 2 * wanted[0].shape[1] * torch.eye(len(chosen), dtype=torch.float64)
+            for _ in range(_REWEIGHTED):
+                weighted = features[0] * (q / q.sum())[:, None, None]
+                gram = torch.einsum("bdi,bdj->ij", weighted, features[0]) + damping
+                w = torch.linalg.solve(gram, torch.einsum("bdi,bd->i", weighted, wanted[0]))
+                left = (wanted[0] - features[0] @ w).square().mean(1).sqrt()
+                q = self.paths.weights / left.clamp(min=left.median().clamp(min=_FLOOR * self.unit))
+            loss = float(self.criterion((wanted[1] - features[1] @ w).square().mean(1), self.held_out))
+            if loss < best:
+                best, chosen = loss, w
+        return chosen
+
+    def refine(self, best: tuple[float, Tensor], parameters: Tensor) -> tuple[float, Tensor]:
+        """Moves the `parameters` (a mask) by BFGS; the best of all looks at the held-out paths."""
+        layout, paths, start = self.layout, self.paths, best[1]
+        z = paths.states[0] / self.alphas[0]
+        with torch.no_grad():
+            _, predictions = layout.run(self.denoiser, z, start, paths.cond)
+            scale = layout.scale(predictions, paths.weights, self.unit)[:, parameters]
+        count, first = 0, 2 * layout.n + 1
+
+        def value(u: numpy.ndarray) -> tuple[float, numpy.ndarray]:
+            v = (start + scale @ torch.from_numpy(u)).requires_grad_()
+            with torch.enable_grad():
+                loss = self.criterion(self.errors(v, paths), paths) + _PENALTY * (v - start)[first:].square().sum()
+                (gradient,) = torch.autograd.grad(loss, v)
+            if not (loss.isfinite() and gradient.isfinite().all()):
+                return 1e3, numpy.zeros_like(u)
+            return loss.item(), (scale.T @ gradient).numpy()
+
+        def look(u: numpy.ndarray) -> None:
+            nonlocal best, count
+            count += 1
+            if count % _CHECK == 0:
+                best = self._better(best, start + scale @ torch.from_numpy(u))
+
+        result = minimize(
+            value, numpy.zeros(scale.shape[1]), jac=True, method="BFGS", callback=look, options={"maxiter": self.iterations // 2}
+        )
+        return self._better(best, start + scale @ torch.from_numpy(result.x))
+
+    @torch.no_grad()
+    def _better(self, best: tuple[float, Tensor], v: Tensor) -> tuple[float, Tensor]:
+        if not self.layout.valid(v):
+            return best
+        loss = float(self.criterion(self.errors(v, self.held_out), self.held_out))
+        return (loss, v) if loss < best[0] else best
