@@ -19,10 +19,11 @@ def ring(sde: sd.AffineSDE, *, radius: float = 1.0, std: float = 0.1, standardiz
     return _standardized(torch.full((8,), 0.125, dtype=torch.float64), centers, torch.full_like(centers, std**2), sde)
 
 
-def mix64(sde: sd.AffineSDE, *, seed: int = 0) -> sd.GaussianMixtureDenoiser:
-    """10 modes in 64 dimensions, of mean 0 and mean coordinate variance 1."""
+def mix64(sde: sd.AffineSDE, *, seed: int = 0, dimension: int = 64) -> sd.GaussianMixtureDenoiser:
+    """10 modes in 64 dimensions, or as many as `dimension` says, of mean 0 and mean coordinate variance 1."""
     generator = torch.Generator().manual_seed(seed)
-    weights, means, widths = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((10,), (10, 64), (10, 64)))
+    shapes = ((10,), (10, dimension), (10, dimension))
+    weights, means, widths = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes)
     return _standardized(weights.softmax(0), means, (0.5 * widths - 1.5).exp(), sde)
 
 

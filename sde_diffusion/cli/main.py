@@ -1,4 +1,4 @@
-"""The command line: `sde-diffusion train | sample | evaluate | quickstart`.
+"""The command line: `sde-diffusion train | fit | sample | evaluate | quickstart`.
 
 A mistake of the user ends in one message on stderr (value, cause, cure) and exit code 2, before any work starts.
 """
@@ -7,11 +7,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sde_diffusion.cli import evaluate, quickstart, sample, train
+from sde_diffusion.cli import evaluate, fit, quickstart, sample, train
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-COMMANDS = (train, sample, evaluate, quickstart)
+COMMANDS = (train, fit, sample, evaluate, quickstart)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; None for those of the process.
     """
     parser = argparse.ArgumentParser(prog="sde-diffusion", description="Score-based diffusion models.", allow_abbrev=False)
-    commands = parser.add_subparsers(required=True, metavar="train | sample | evaluate | quickstart")
+    commands = parser.add_subparsers(required=True, metavar="train | fit | sample | evaluate | quickstart")
     for command in COMMANDS:
         name = command.__name__.rsplit(".", 1)[1]
         sub = commands.add_parser(name, help=(command.__doc__ or "").splitlines()[0], description=command.__doc__, allow_abbrev=False,
@@ -38,7 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sde-diffusion {arguments.name}: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
-        print(f"sde-diffusion {arguments.name}: interrupted; training continues from the last checkpoint with --resume", file=sys.stderr)
+        kept = (
+            "the tables fitted so far are kept" if arguments.run is fit.run else "training continues from the last checkpoint with --resume"
+        )
+        print(f"sde-diffusion {arguments.name}: interrupted; {kept}", file=sys.stderr)
         return INTERRUPTED
     return 0
 

@@ -13,7 +13,7 @@ belief for one is a belief for every other: with log_snr'(t') = log_snr(t),
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -65,13 +65,19 @@ class Denoiser(nn.Module, abc.ABC):
 
     Args:
         sde: the process whose states are denoised.
+
+    Attributes:
+        fitted: tables fitted to this denoiser (`FittedSolver`), by the number of network calls; "auto" prefers them. They are neither
+            parameters nor saved with them, and another denoiser made of this one, such as by `under`, has none.
     """
 
     sde: AffineSDE
+    fitted: Mapping[int, Any]
 
     def __init__(self, sde: AffineSDE) -> None:
         super().__init__()
         self.sde = sde
+        self.fitted = {}
 
     @abc.abstractmethod
     def forward(self, x: Tensor, t: Time, cond: Any = None) -> Tensor:
@@ -181,6 +187,7 @@ class NFECounter(Denoiser):
     def __init__(self, inner: Denoiser) -> None:
         super().__init__(inner.sde)
         self.inner = inner
+        self.fitted = inner.fitted  # the very same belief
         self.nfe = 0
 
     def forward(self, x: Tensor, t: Time, cond: Any = None) -> Tensor:

@@ -104,7 +104,7 @@ class GaussianMixtureDenoiser(ExactDenoiser):
         if self.rotations is not None:
             y = torch.einsum("bki,kij->bkj", y, self.rotations)
         v = alpha**2 * self.variances + sigma**2
-        log_prob = self.log_weights - 0.5 * (y**2 / v + torch.log(2 * math.pi * v)).sum(-1)
+        log_prob = self.log_weights - 0.5 * ((y**2 / v).sum(-1) + torch.log(2 * math.pi * v).sum(-1))
         return alpha, y, v, log_prob
 
     def _average(self, x: Tensor, log_prob: Tensor, y: Tensor, means: Tensor | float) -> Tensor:
@@ -115,7 +115,12 @@ class GaussianMixtureDenoiser(ExactDenoiser):
 
     def forward(self, x: Tensor, t: Time, cond: Any = None) -> Tensor:
         alpha, y, v, log_prob = self._modes(x, t)
-        return self._average(x, log_prob, alpha * self.variances / v * y, self.means)
+        gain = alpha * self.variances / v
+        if self.rotations is not None or len(alpha) > 1:
+            return self._average(x, log_prob, gain * y, self.means)
+        r, gain = log_prob.softmax(1), gain[0]  # one time for all: two products of matrices instead of (b, k, D) numbers
+        flat = x.flatten(1).double()
+        return (r @ (self.means * (1 - alpha[0] * gain)) + flat * (r @ gain)).to(x.dtype).reshape(x.shape)
 
     def score(self, x: Tensor, t: Time, cond: Any = None) -> Tensor:
         _, y, v, log_prob = self._modes(x, t)

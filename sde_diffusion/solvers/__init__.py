@@ -14,6 +14,7 @@ from sde_diffusion.solvers.first_order import DDIM, Ancestral, EulerMaruyama, Re
 from sde_diffusion.solvers.fitted import FitErrors, FittedSolver, fit
 from sde_diffusion.solvers.grids import Grid, chain_grid, cosine, exponential, karras, log_snr, quadratic, sigma_uniform, uniform, vp_power
 from sde_diffusion.solvers.langevin import Langevin
+from sde_diffusion.solvers.matched import Matched, match
 from sde_diffusion.solvers.metropolis import MetropolisLangevin
 from sde_diffusion.solvers.multistep import DEIS, IPNDM, AdamsBashforth, DPMSolverPP, SASolver, UniPC
 from sde_diffusion.solvers.preconditioned import PreconditionedLangevin
@@ -49,6 +50,7 @@ __all__ = [
     "Grid",
     "Heun",
     "Langevin",
+    "Matched",
     "MetropolisLangevin",
     "Midpoint",
     "PreconditionedLangevin",
@@ -77,6 +79,7 @@ __all__ = [
     "fit",
     "karras",
     "log_snr",
+    "match",
     "ncsnv2_epsilon",
     "quadratic",
     "sample",

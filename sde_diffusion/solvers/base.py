@@ -72,6 +72,11 @@ class Solver(abc.ABC):
         """Weak order of convergence in the number of steps, claimed; a test measures it. 0: none is claimed."""
         return self.order
 
+    @property
+    def nfe(self) -> int | None:
+        """Network calls of a solver that is a single table, on times of its own; None for every other."""
+        return None
+
     def tableau(self, sde: AffineSDE, grid: Tensor) -> Tableau:
         """The table for the decreasing float64 times `grid` (n + 1,).
 

@@ -139,7 +139,7 @@ def compare(
     cond: Any = None,
     seed: int = 0,
 ) -> WorkPrecision:
-    """Measures solvers on a model: error against network calls, with `auto` among them.
+    """Measures solvers on a model: error against network calls, with what `sample` takes for "auto" among them.
 
     Args:
         denoiser: the model.

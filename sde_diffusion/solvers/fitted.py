@@ -49,8 +49,10 @@ _RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # relative to the size of the data
 _REWEIGHTED = 3  # times
 _POWERS = (1.0, 1.5, 2.0, 3.0)  # R of the grids tried
 _STARTS = 2  # of step 3, of all candidates of step 2
+_FIRST = 3  # part of the iterations, for each of these, without the shifts
 _PENALTY = 1e-3  # on squared weights' distance from the start, in L: large weights that cancel amplify what is not on the trajectories
 _CHECK = 5  # iterations between looks at the held-out paths
+_REFUSED = 1e3  # L of parameters that give none
 _FLOOR = 1e-12  # of errors relative to the data, below which they are rounding
 
 
@@ -196,7 +198,8 @@ def fit(
     with torch.no_grad():
         reached = sample(denoiser, standard, x=job.held_out.states[0], cond=job.held_out.cond)
         base_error = job.path_errors(reached / float(sde.alpha(sde.t_min)), job.held_out)
-    loss, v = job.best(standard)
+    with job.bar:
+        loss, v = job.best(standard)
     name = f"{base} on {grid}, {steps} steps"
     improved = v is not None and loss < job.criterion(base_error, job.held_out)
     if not improved or v is None:
@@ -213,13 +216,21 @@ def _figures(squares: Tensor, paths: Trajectories) -> tuple[float, float]:
     return (squares * paths.weights).sum().sqrt().item(), squares[middle].sqrt().item()
 
 
+def _bar(progress: bool, total: int, n: int) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=f"fitting {n} calls", unit="iteration", leave=False, disable=not progress)
+
+
 class _Fit:
     """One fit: the paths and what is tried on them."""
 
     def __init__(self, denoiser: Denoiser, n: int, trajectories: Trajectories, iterations: int, progress: bool) -> None:
         self.denoiser, self.layout = denoiser, Layout(denoiser.sde, n)
-        self.iterations, self.progress = iterations, progress
-        self.trajectories = trajectories
+        self.iterations = iterations
+        self.first = iterations // _FIRST
+        self.bar = _bar(progress, iterations + (_STARTS - 1) * self.first, n)
+        self.trajectories = trajectories = trajectories.to(denoiser.like.device)
         self.paths, self.held_out = trajectories.split
         sde = denoiser.sde
         self.alphas = sde.alpha(trajectories.times).tolist()
@@ -247,11 +258,14 @@ class _Fit:
         candidates = sorted((c for c in candidates if math.isfinite(c[0])), key=lambda c: c[0])[:_STARTS]
         if not candidates:
             return math.inf, None
-        free = torch.ones_like(candidates[0][1], dtype=torch.bool)
-        fixed = free.clone()
-        fixed[self.layout.shifts] = False
-        best = min((self.refine(candidate, fixed) for candidate in candidates), key=lambda c: c[0])
-        return self.refine(best, free)
+        columns = torch.arange(len(candidates[0][1]))
+        fixed = columns[(columns < self.layout.shifts.start) | (columns >= self.layout.shifts.stop)]
+        descents = [_Descent(self, *candidate) for candidate in candidates]
+        for descent in descents:
+            descent.go(fixed, self.first)
+        best = min(descents, key=lambda d: d.loss)
+        best.go(columns, self.iterations - self.first)
+        return best.loss, best.best
 
     def grids(self) -> list[Tensor]:
         """Nodes of the trajectories to start from: (n + 1,) indices each."""
@@ -305,38 +319,61 @@ class _Fit:
                 best, chosen = loss, w
         return chosen
 
-    def refine(self, best: tuple[float, Tensor], parameters: Tensor) -> tuple[float, Tensor]:
-        """Moves the `parameters` (a mask) by BFGS; the best of all looks at the held-out paths."""
-        layout, paths, start = self.layout, self.paths, best[1]
-        z = paths.states[0] / self.alphas[0]
+
+class _Descent:
+    """BFGS from one start on L of the paths; `best` is the best of all looks at the held-out paths, `loss` its L there."""
+
+    def __init__(self, job: _Fit, loss: float, v: Tensor) -> None:
+        self.job, self.loss, self.start, self.best = job, loss, v, v
         with torch.no_grad():
-            _, predictions = layout.run(self.denoiser, z, start, paths.cond)
-            scale = layout.scale(predictions, paths.weights, self.unit)[:, parameters]
-        count, first = 0, 2 * layout.n + 1
+            _, predictions = job.layout.run(job.denoiser, job.paths.states[0] / job.alphas[0], v, job.paths.cond)
+        self.scale = job.layout.scale(predictions, job.paths.weights, job.unit)
+        self.u = numpy.zeros(len(v))
+        self.curvature = numpy.eye(len(v))  # inverse Hessian: what is learnt of it without the shifts is kept with them
 
-        def value(u: numpy.ndarray) -> tuple[float, numpy.ndarray]:
-            v = (start + scale @ torch.from_numpy(u)).requires_grad_()
-            with torch.enable_grad():
-                loss = self.criterion(self.errors(v, paths), paths) + _PENALTY * (v - start)[first:].square().sum()
-                (gradient,) = torch.autograd.grad(loss, v)
-            if not (loss.isfinite() and gradient.isfinite().all()):
-                return 1e3, numpy.zeros_like(u)
-            return loss.item(), (scale.T @ gradient).numpy()
+    def v(self, u: numpy.ndarray) -> Tensor:
+        return self.start + self.scale @ torch.from_numpy(u)
 
-        def look(u: numpy.ndarray) -> None:
-            nonlocal best, count
-            count += 1
-            if count % _CHECK == 0:
-                best = self._better(best, start + scale @ torch.from_numpy(u))
+    def value(self, u: numpy.ndarray) -> tuple[float, numpy.ndarray]:
+        v = self.v(u).requires_grad_()
+        change = (v - self.start)[self.job.layout.shifts.stop :]
+        with torch.enable_grad():
+            loss = self.job.criterion(self.job.errors(v, self.job.paths), self.job.paths) + _PENALTY * change.square().sum()
+            (gradient,) = torch.autograd.grad(loss, v)
+        if not (loss.isfinite() and gradient.isfinite().all()):
+            return _REFUSED, numpy.zeros_like(u)
+        return loss.item(), (self.scale.T @ gradient).numpy()
 
-        result = minimize(
-            value, numpy.zeros(scale.shape[1]), jac=True, method="BFGS", callback=look, options={"maxiter": self.iterations // 2}
-        )
-        return self._better(best, start + scale @ torch.from_numpy(result.x))
+    def go(self, columns: Tensor, iterations: int) -> None:
+        """Moves some of the parameters."""
+        at, count = columns.numpy(), itertools.count(1)
+        block = numpy.ix_(at, at)
+
+        def full(part: numpy.ndarray) -> numpy.ndarray:
+            u = self.u.copy()
+            u[at] = part
+            return u
+
+        def value(part: numpy.ndarray) -> tuple[float, numpy.ndarray]:
+            loss, gradient = self.value(full(part))
+            return loss, gradient[at]
+
+        def look(part: numpy.ndarray) -> None:
+            self.job.bar.update()
+            if next(count) % _CHECK == 0:
+                self.look(full(part))
+
+        curvature = (self.curvature[block] + self.curvature[block].T) / 2
+        options = {"maxiter": iterations, "hess_inv0": curvature}
+        result = minimize(value, self.u[at], jac=True, method="BFGS", callback=look, options=options)
+        self.u, self.curvature[block] = full(result.x), result.hess_inv
+        self.look(self.u)
 
     @torch.no_grad()
-    def _better(self, best: tuple[float, Tensor], v: Tensor) -> tuple[float, Tensor]:
-        if not self.layout.valid(v):
-            return best
-        loss = float(self.criterion(self.errors(v, self.held_out), self.held_out))
-        return (loss, v) if loss < best[0] else best
+    def look(self, u: numpy.ndarray) -> None:
+        """Compares with the best so far on the held-out paths."""
+        v = self.v(u)
+        if self.job.layout.valid(v):
+            loss = float(self.job.criterion(self.job.errors(v, self.job.held_out), self.job.held_out))
+            if loss < self.loss:
+                self.loss, self.best = loss, v

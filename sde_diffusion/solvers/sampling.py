@@ -21,6 +21,7 @@ from sde_diffusion.solvers.tableau import Tableau
 
 _log = logging.getLogger("sde_diffusion")
 
+AUTO_NFE = 20  # network calls of "auto"
 _PRIOR_TIME = 0.01  # how far from t_max a grid may start and still take the prior for p_t
 
 
@@ -45,8 +46,9 @@ def sample(
 
     Args:
         denoiser: what is sampled; its `sde` is the process.
-        solver: such as `DDIM()` or `EulerMaruyama(eta=0.5)`; a `Tableau`; or "auto", which chooses solver and grid by `auto(sde, nfe)`
-            and says which in the log "sde_diffusion" (level INFO) and on the progress bar.
+        solver: such as `DDIM()` or `EulerMaruyama(eta=0.5)`; a `Tableau`; or "auto", which takes the table that was fitted to the
+            denoiser for `nfe` calls, if there is one, or else chooses solver and grid by `auto(sde, nfe)`, and says which in the log
+            "sde_diffusion" (level INFO) and on the progress bar.
         shape: (b, *d) to start from the prior; the dtype and device are those of the denoiser's parameters.
         x: the state (b, *d) at the grid's first time, instead of `shape`.
         steps: number of steps; None for the solver's default.
@@ -66,7 +68,7 @@ def sample(
             contradicts the grid, or the solver cannot run on it.
     """
     source = make_noise(noise, generator=generator, seeds=seeds)
-    solver, times = _plan(denoiser.sde, solver, steps, nfe, grid)
+    solver, times = _plan(denoiser, solver, steps, nfe, grid)
     state = _start(denoiser, times, shape, x, source)
     with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
         if isinstance(solver, Tableau):
@@ -103,7 +105,7 @@ def trajectory(
         The times (n + 1,) in float64 and the states (n + 1, b, *d), the start included.
     """
     source = make_noise(noise, generator=generator, seeds=seeds)
-    solver, times = _plan(denoiser.sde, solver, steps, nfe, grid)
+    solver, times = _plan(denoiser, solver, steps, nfe, grid)
     start = _start(denoiser, times, shape, x, source)
     ends, states = [float(times[0])], [start]
 
@@ -119,9 +121,10 @@ def trajectory(
 
 
 def _plan(
-    sde: AffineSDE, solver: Solver | Tableau | str, steps: int | None, nfe: int | None, grid: Grid | Tensor | Sequence[float] | None
+    denoiser: Denoiser, solver: Solver | Tableau | str, steps: int | None, nfe: int | None, grid: Grid | Tensor | Sequence[float] | None
 ) -> tuple[Solver | Tableau, Tensor]:
     """The solver or table to run and its checked times (n + 1,)."""
+    sde = denoiser.sde
     if not isinstance(sde, AffineSDE):
         raise ValueError(f"solvers need a drift f(t) x, got {sde!r}; integrate sde.reverse(...) with torchsde.sdeint")
     for name, value in (("steps", steps), ("nfe", nfe)):
@@ -136,7 +139,11 @@ def _plan(
             raise ValueError(f"solver must be 'auto', a solver such as DDIM() or a Tableau, got {solver!r}; build({solver!r}) makes one")
         if steps is not None or grid is not None:
             raise ValueError("solver='auto' chooses steps and grid itself; pass nfe=, or a solver")
-        solver, grid, steps = auto(sde, 20 if nfe is None else nfe)
+        nfe = AUTO_NFE if nfe is None else nfe
+        if nfe in denoiser.fitted:
+            _log.info("auto: %r", denoiser.fitted[nfe])
+            return denoiser.fitted[nfe], _times(sde, denoiser.fitted[nfe], None, None)
+        solver, grid, steps = auto(sde, nfe)
         _log.info("auto: %r on %r with %d steps", solver, grid, steps)
         nfe = None
     if nfe is not None:
@@ -150,8 +157,16 @@ def steps_within(solver: Solver, sde: AffineSDE, nfe: int, grid: Grid | None = N
     """The largest number of steps in which a solver that is a table makes at most nfe network calls.
 
     Raises:
-        ValueError: if one step takes more, or the solver has no table.
+        ValueError: if one step takes more, the solver has no table, or has one for another number of calls.
     """
+
+    if solver.nfe is not None:
+        if nfe != solver.nfe or grid is not None:
+            got = f"nfe={nfe}" if grid is None else f"grid={grid}"
+            raise ValueError(
+                f"{solver} is one table of {solver.nfe} network calls on its own times, got {got}; leave it out, or fit another"
+            )
+        return solver.default_steps
 
     def calls(n: int) -> int:
         return len(solver.tableau(sde, _times(sde, solver, n, grid)).calls)

@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sde_diffusion.denoisers import Denoiser
@@ -125,12 +123,19 @@ class Trajectories:
         weights, cond = self.weights[rows], None if self.cond is None else select(self.cond, rows, len(self))
         return Trajectories(self.sde, self.times, self.states[:, rows.to(self.states.device)], weights / weights.sum(), cond)
 
+    def to(self, device: torch.device | str) -> Trajectories:
+        """The same with states and conditions on a device; times and weights stay on the CPU."""
+        cond = None if self.cond is None else self.cond.to(device)
+        return Trajectories(self.sde, self.times, self.states.to(device), self.weights, cond)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes safetensors.
 
         Raises:
             FileExistsError: if there is a file at `path`.
         """
+        from safetensors.torch import save_file
+
         if Path(path).exists():
             raise FileExistsError(f"{path} exists; load it with Trajectories.load, or choose another name")
         tensors = {"times": self.times, "states": self.states, "weights": self.weights, "cond": self.cond}
@@ -147,6 +152,8 @@ class Trajectories:
         Raises:
             ValueError: if the file is something else.
         """
+        from safetensors import SafetensorError, safe_open
+
         try:
             with safe_open(path, "pt") as file:
                 return Trajectories(file.metadata()["sde"], **{key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118

@@ -2,6 +2,9 @@
 
     workdir/checkpoints/00001000/{network,ema,optimizer}.safetensors      the tensors
                                  state.json                               step, generator, configuration, versions, checksums
+                                 errors.json                              the model's errors, once they are asked for
+                                 trajectories.{safetensors,json}          its accurate paths, how many and from which seed, likewise
+                                 fitted/{5,8,...}.json                    the tables fitted to it, by the number of network calls
 
 A checkpoint is written under another name, flushed to the disk and then renamed, which is atomic: whenever the process
 dies, the folders whose names are numbers are complete.
@@ -9,6 +12,7 @@ dies, the folders whose names are numbers are complete.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -26,11 +30,12 @@ from torch import Tensor
 
 from sde_diffusion import expressions
 from sde_diffusion.denoisers import NetworkDenoiser
-from sde_diffusion.solvers import ReconstructionError
+from sde_diffusion.solvers import FittedSolver, ReconstructionError, Trajectories
 from sde_diffusion.training.data import load as load_data
 
 FORMAT = 1
 FOLDER = "checkpoints"
+FITTED = "fitted"
 TEMPORARY = "writing-"
 
 
@@ -114,13 +119,18 @@ class Checkpoint:
             raise _damaged(self.path, f"{name}.safetensors: {error}") from error
 
     def denoiser(self, *, ema: bool = True) -> NetworkDenoiser:
-        """The denoiser of the run, with averaged weights (ema) or the last ones, in evaluation mode on the CPU."""
+        """The denoiser of the run, with averaged weights (ema) or the last ones, in evaluation mode on the CPU.
+
+        The tables fitted to the averaged weights travel with them, as its attribute `fitted`.
+        """
         config = self.state["config"]
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
             network = expressions.build(config["network"])
         network.load_state_dict(self.tensors("ema" if ema else "network"))
         sde, parameterization = expressions.build(config["sde"]), expressions.build(config["parameterization"])
-        return NetworkDenoiser(network, sde, parameterization).requires_grad_(False).eval()
+        denoiser = NetworkDenoiser(network, sde, parameterization).requires_grad_(False).eval()
+        denoiser.fitted = self.fitted() if ema else {}
+        return denoiser
 
     def errors(self) -> ReconstructionError:
         """The error of `denoiser()` at each noise level, for `Ancestral("analytic", errors)` and `dynamic_programming(errors=errors)`.
@@ -132,6 +142,64 @@ class Checkpoint:
             held_out = load_data(self.state["config"]["data"]).held_out
             ReconstructionError.estimate(self.denoiser(), held_out, generator=torch.Generator().manual_seed(0)).save(path)
         return ReconstructionError.load(path)
+
+    def trajectories(self, n: int = 128, *, seed: int = 0, device: str | torch.device = "cpu", overwrite: bool = False) -> Trajectories:
+        """Accurate paths of `denoiser()`, for `fit(denoiser, nfe, trajectories=...)`.
+
+        Solved when they are asked for first, then kept beside the weights in trajectories.safetensors.
+
+        Args:
+            n: how many.
+            seed: of their starts.
+            device: where they are solved, and returned.
+            overwrite: whether to replace those that are kept, where they are others.
+
+        Raises:
+            ValueError: if others are kept, and not to be replaced.
+        """
+        path, settings = self.path / "trajectories.safetensors", self.path / "trajectories.json"
+        wanted = {"number": n, "seed": seed}
+        kept = json.loads(settings.read_text()) if settings.exists() and path.exists() else None
+        if kept is not None and kept != wanted and not overwrite:
+            raise ValueError(
+                f"{path} holds {kept['number']} paths of seed {kept['seed']}, not {n} of seed {seed}; "
+                f"take those with n={kept['number']}, seed={kept['seed']}, or replace them with overwrite"
+            )
+        if kept != wanted:
+            denoiser = self.denoiser().to(device)
+            shape, generator = (n, *self.state["data"]["shape"]), torch.Generator().manual_seed(seed)
+            made = Trajectories.generate(denoiser, shape=shape, generator=generator)
+            settings.unlink(missing_ok=True)  # written last: where it is, the paths are whole and its own
+            path.unlink(missing_ok=True)
+            made.save(path)
+            write_json(settings, wanted)
+        loaded = Trajectories.load(path)
+        return dataclasses.replace(loaded, states=loaded.states.to(device))
+
+    def fitted(self) -> dict[int, FittedSolver]:
+        """The tables fitted to `denoiser()`, by their budget of network calls, in rising order; empty where there are none.
+
+        Raises:
+            ValueError: for a file that holds something else.
+        """
+        found = sorted((int(path.stem), path) for path in (self.path / FITTED).glob("*.json") if path.stem.isdigit())
+        return {nfe: FittedSolver.load(path) for nfe, path in found}
+
+    def keep_fitted(self, nfe: int, solver: FittedSolver, *, overwrite: bool = False) -> Path:
+        """Writes a table fitted to `denoiser()` for a budget, as a whole or not at all.
+
+        Raises:
+            FileExistsError: if the budget has one that is not to be replaced.
+        """
+        path = self.path / FITTED / f"{nfe}.json"
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{path} exists; pass overwrite=True to replace it")
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_name(TEMPORARY + path.name)
+        temporary.unlink(missing_ok=True)
+        solver.save(temporary)
+        os.replace(temporary, path)
+        return path
 
 
 def _damaged(path: Path, cause: str) -> ValueError:

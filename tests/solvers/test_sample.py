@@ -264,6 +264,45 @@ def test_what_contradicts_a_choice_is_refused(options, message):
         sd.sample(mixture(sd.VPSDE()), shape=(2, 3), **options)
 
 
+def fitted(sde, nfe):
+    """A table of its own calls, as if it were fitted."""
+    errors = sd.FitErrors(1.0, 1.0, 0.5, 0.5)
+    return sd.FittedSolver(sd.DDIM().tableau(sde, sd.karras(sde, nfe)), sde, "DDIM() on karras()", errors)
+
+
+def test_auto_prefers_the_table_fitted_to_the_denoiser_for_exactly_its_calls_and_says_so(caplog):
+    denoiser, x = mixture(sd.VPSDE()), torch.linspace(-2, 2, 6, dtype=torch.float64).reshape(2, 3)
+    plain = {nfe: sd.sample(denoiser, x=x, nfe=nfe) for nfe in (5, 6)}
+    denoiser.fitted = {5: fitted(denoiser.sde, 5), 20: fitted(denoiser.sde, 20)}
+    with caplog.at_level("INFO", logger="sde_diffusion"):
+        ours = sd.sample(denoiser, x=x, nfe=5)
+    assert "auto: FittedSolver(5 calls" in caplog.text
+    assert torch.equal(ours, sd.sample(denoiser, sd.DDIM(), x=x, grid=sd.karras, steps=5))
+    assert not torch.equal(ours, plain[5])
+    assert torch.equal(sd.sample(denoiser, x=x, nfe=6), plain[6])
+    assert torch.equal(sd.sample(denoiser, x=x), sd.sample(denoiser, denoiser.fitted[20], x=x))
+    assert torch.equal(sd.trajectory(denoiser, x=x, nfe=5)[1][-1], ours)
+    assert sd.NFECounter(denoiser).fitted == denoiser.fitted
+    assert denoiser.under(sd.VESDE()).fitted == {}
+
+
+def test_a_fitted_table_takes_its_own_number_of_calls_and_steps_and_no_other():
+    denoiser, x = mixture(sd.VPSDE()), torch.linspace(-2, 2, 6, dtype=torch.float64).reshape(2, 3)
+    solver = fitted(denoiser.sde, 5)
+    alone = sd.sample(denoiser, solver, x=x)
+    assert torch.equal(sd.sample(denoiser, solver, x=x, nfe=5), alone)
+    assert torch.equal(sd.sample(denoiser, solver, x=x, steps=5), alone)
+    for options, message in (
+        ({"nfe": 6}, r"one table of 5 network calls on its own times, got nfe=6; leave it out, or fit another"),
+        ({"steps": 6}, r"its own 5 steps, got steps=6; leave out"),
+        ({"nfe": 5, "grid": sd.karras}, r"own times, got grid=karras\(.*leave it out"),
+        ({"grid": sd.uniform, "steps": 5}, "its own times; leave out grid"),
+        ({"nfe": 5, "steps": 5}, "sets the number of steps itself"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sd.sample(denoiser, solver, x=x, **options)
+
+
 def test_trajectories_of_tables_report_where_steps_end():
     table = sd.Heun().tableau(sd.VPSDE(), sd.uniform(sd.VPSDE(), 4))
     times, states = sd.trajectory(mixture(sd.VPSDE()), table, shape=(2, 3), generator=torch.Generator().manual_seed(0))
