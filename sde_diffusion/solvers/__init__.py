@@ -5,6 +5,7 @@ from sde_diffusion.solvers.adaptive_sde import AdaptiveSDE
 from sde_diffusion.solvers.annealed import AnnealedLangevin, ConsistentAnnealed, ncsnv2_epsilon
 from sde_diffusion.solvers.auto import auto
 from sde_diffusion.solvers.base import Solver, Step
+from sde_diffusion.solvers.bilateral import bilateral
 from sde_diffusion.solvers.combinators import AnalyticFirstStep, Churn, FinalDenoise, Projected, Renoise, Truncate
 from sde_diffusion.solvers.comparison import WorkPrecision, compare
 from sde_diffusion.solvers.correctors import Corrector
@@ -71,6 +72,7 @@ __all__ = [
     "UniPC",
     "WorkPrecision",
     "auto",
+    "bilateral",
     "chain_grid",
     "compare",
     "cosine",
