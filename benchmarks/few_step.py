@@ -40,6 +40,7 @@ BUDGETS = (5, 8, 10, 15, 20)
 REACH = 0.5
 POOL = 32  # starts per trajectory
 FITTED = {"ring2": (1024, 300), "mix64": (512, 150), "mix256": (256, 100), "digits": (128, 100)}  # trajectories, iterations
+PER_CALL = 15  # iterations at least, where a call is no network's
 FIVE = {  # BEST at 5 calls
     ("mix64", "VP"): (1.73e-1, 1.28e-2),
     ("mix64", "EDM"): (1.45e-1, 1.46e-2),
@@ -201,7 +202,9 @@ def fitted(
     shape = (n or options.trajectories or many, *event)
     trajectories = sd.Trajectories.generate(denoiser, shape=shape, pool=pool, generator=generator)
     for nfe in budgets:
-        solver = sd.fit(denoiser, nfe, trajectories=trajectories, iterations=options.iterations or iterations)
+        solver = sd.fit(
+            denoiser, nfe, trajectories=trajectories, iterations=options.iterations or max(iterations, nfe * (name != "digits") * PER_CALL)
+        )
         found[nfe] = solver, time.process_time() - clock
         clock = time.process_time()
     return found

@@ -7,8 +7,8 @@ On accurate trajectories of the flow a table of the form (1) of unrolled.py is f
     3. all at once   the levels and weights, then the times of the calls too, by BFGS on the gradient through the sampler
 
 of L = log sum_i q_i e_i^2 + log sum_i q_i e_i, with q_i a path's weight and e_i the root mean square over coordinates of its error at
-the end: the first term is what a few paths near a watershed decide, the second what the others are like. Whatever is best on
-held-out paths on the way is kept, and the base itself if nothing is better.
+the end, held below a tenth of the data's size: the first term is what paths near a watershed decide, the second what the others are like.
+Whatever is best on held-out paths on the way is kept, and the base itself if nothing is better.
 
 The weights depend on the model, the process and the number of calls, never on a sample: see docs/fitted.md. Bespoke non-stationary solvers
 (Shaul et al. 2024, arXiv 2403.01329) fit the same family; DPM-Solver-v3 (Zheng et al. 2023, arXiv 2310.13268) statistics of the model.
@@ -52,6 +52,8 @@ _STARTS = 2  # of step 3, of all candidates of step 2
 _FIRST = 3  # part of the iterations, for each of these, without the shifts
 _PENALTY = 1e-3  # on squared weights' distance from the start, in L: large weights that cancel amplify what is not on the trajectories
 _CHECK = 5  # iterations between looks at the held-out paths
+_LOST = 0.1  # of the data's size: from there on an error counts no more; else the gradient follows paths that are lost already
+_CAP = 30.0  # medians; without, one of 64 held-out paths stopped some fits at their start
 _REFUSED = 1e3  # L of parameters that give none
 _FLOOR = 1e-12  # of errors relative to the data, below which they are rounding
 
@@ -201,7 +203,7 @@ def fit(
     with job.bar:
         loss, v = job.best(standard)
     name = f"{base} on {grid}, {steps} steps"
-    improved = v is not None and loss < job.criterion(base_error, job.held_out)
+    improved = v is not None and loss < job.score(base_error)
     if not improved or v is None:
         before = _figures(base_error, job.held_out)
         return FittedSolver(standard, sde, name, FitErrors(*before, *before), improved=False)
@@ -245,8 +247,12 @@ class _Fit:
 
     def criterion(self, squares: Tensor, paths: Trajectories) -> Tensor:
         """L."""
-        squares = squares + (_FLOOR * self.unit) ** 2
+        squares = squares / (1 + squares / (_LOST * self.unit) ** 2) + (_FLOOR * self.unit) ** 2
         return (squares * paths.weights).sum().log() + (squares.sqrt() * paths.weights).sum().log()
+
+    def score(self, squares: Tensor) -> float:
+        """L of held-out paths, no error counted as more than so many medians: who of a few paths changes sides is chance."""
+        return float(self.criterion(squares.clamp(max=squares.median() * _CAP**2), self.held_out))
 
     def best(self, standard: Tableau) -> tuple[float, Tensor | None]:
         """The smallest L on held-out paths, and its parameters."""
@@ -254,7 +260,7 @@ class _Fit:
             candidates = [self.greedy(times) for times in self.grids()]
             unrolled = self.layout.unroll(standard) if len(standard.calls) == self.layout.n else None
             if unrolled is not None:
-                candidates.append((float(self.criterion(self.errors(unrolled, self.held_out), self.held_out)), unrolled))
+                candidates.append((self.score(self.errors(unrolled, self.held_out)), unrolled))
         candidates = sorted((c for c in candidates if math.isfinite(c[0])), key=lambda c: c[0])[:_STARTS]
         if not candidates:
             return math.inf, None
@@ -297,8 +303,7 @@ class _Fit:
             plain = [layout.state(z, ratios[k], made, none) for z, made in zip(starts, predictions, strict=True)]
             rows.append(self._row(predictions, [t - p for t, p in zip(targets, plain, strict=True)]) if k > 1 else none)
             states = [layout.state(z, ratios[k], made, rows[-1]) for z, made in zip(starts, predictions, strict=True)]
-        loss = self.criterion(self.path_errors(states[1], self.held_out), self.held_out)
-        return float(loss), layout.vector(log_rho, rows)
+        return self.score(self.path_errors(states[1], self.held_out)), layout.vector(log_rho, rows)
 
     def _row(self, predictions: list[list[Tensor]], residuals: list[Tensor]) -> Tensor:
         """Reweighted least squares of one row, the ridge chosen on held-out paths."""
@@ -314,7 +319,7 @@ class _Fit:
                 w = torch.linalg.solve(gram, torch.einsum("bdi,bd->i", weighted, wanted[0]))
                 left = (wanted[0] - features[0] @ w).square().mean(1).sqrt()
                 q = self.paths.weights / left.clamp(min=left.median().clamp(min=_FLOOR * self.unit))
-            loss = float(self.criterion((wanted[1] - features[1] @ w).square().mean(1), self.held_out))
+            loss = self.score((wanted[1] - features[1] @ w).square().mean(1))
             if loss < best:
                 best, chosen = loss, w
         return chosen
@@ -374,6 +379,6 @@ class _Descent:
         """Compares with the best so far on the held-out paths."""
         v = self.v(u)
         if self.job.layout.valid(v):
-            loss = float(self.job.criterion(self.job.errors(v, self.job.held_out), self.job.held_out))
+            loss = self.job.score(self.job.errors(v, self.job.held_out))
             if loss < self.loss:
                 self.loss, self.best = loss, v
