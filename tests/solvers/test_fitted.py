@@ -109,6 +109,32 @@ def test_the_derivative_by_the_time_of_a_call_is_that_of_the_denoiser():
     torch.testing.assert_close(slope, difference, rtol=1e-6, atol=1e-8)
 
 
+def test_memory_does_not_grow_with_the_networks_activations():
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        network = sd.MLP(dim=2)
+    denoiser = sd.NetworkDenoiser(network, VP, sd.EDM(sigma_data=0.7)).requires_grad_(False)
+    z = torch.randn(64, 2, generator=generator)
+
+    def kept(n, run):
+        size = 0
+
+        def pack(tensor):
+            nonlocal size
+            size += tensor.numel()
+            return tensor
+
+        layout = Layout(VP, n)
+        v = layout.vector(torch.linspace(*layout.log_rho, n + 2, dtype=torch.float64)[1:], [torch.zeros(k) for k in range(n)])
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            run(layout, v.requires_grad_())
+        return size
+
+    one_call = kept(1, lambda layout, v: predict(denoiser, z + v.sum(), layout.levels(v)[1][0], None))
+    grows = kept(9, lambda layout, v: layout.run(denoiser, z, v)) - kept(8, lambda layout, v: layout.run(denoiser, z, v))
+    assert grows < 0.1 * one_call
+
+
 def test_the_grid_is_the_shortest_path(trajectories):
     denoiser = ring(VP)
     few = sd.Trajectories(trajectories.sde, trajectories.times[::6], trajectories.states[::6], trajectories.weights)
