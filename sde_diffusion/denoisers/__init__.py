@@ -1,6 +1,7 @@
 """Beliefs about the data behind a noisy state: x0_hat = E[x_0 | x_t]."""
 
 from sde_diffusion.denoisers.base import Denoiser, NFECounter
+from sde_diffusion.denoisers.conditioning import Conditioning, LogNoise, SigmaLabel, TimeLabel
 from sde_diffusion.denoisers.exact import EmpiricalDenoiser, ExactDenoiser, GaussianDenoiser, GaussianMixtureDenoiser
 from sde_diffusion.denoisers.network import NetworkDenoiser
 from sde_diffusion.denoisers.parameterizations import EDM, X0, Epsilon, LearnedVariance, Parameterization, Scalings, Score, V
@@ -8,6 +9,7 @@ from sde_diffusion.denoisers.parameterizations import EDM, X0, Epsilon, LearnedV
 __all__ = [
     "EDM",
     "X0",
+    "Conditioning",
     "Denoiser",
     "EmpiricalDenoiser",
     "Epsilon",
@@ -15,10 +17,13 @@ __all__ = [
     "GaussianDenoiser",
     "GaussianMixtureDenoiser",
     "LearnedVariance",
+    "LogNoise",
     "NFECounter",
     "NetworkDenoiser",
     "Parameterization",
     "Scalings",
     "Score",
+    "SigmaLabel",
+    "TimeLabel",
     "V",
 ]

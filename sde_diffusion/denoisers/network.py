@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sde_diffusion.denoisers.base import Denoiser, Levels, Prediction, Predictions
+from sde_diffusion.denoisers.conditioning import Conditioning, LogNoise
 from sde_diffusion.denoisers.parameterizations import Parameterization
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.shapes import Time, as_time, expand
@@ -18,23 +19,27 @@ from sde_diffusion.shapes import Time, as_time, expand
 class NetworkDenoiser(Denoiser):
     """Any module with `forward(x, c_noise)`, or `forward(x, c_noise, cond)` where a condition is used, and its parameterization.
 
-    The scalars are computed in float64 (on devices that have it) and applied in the dtype of x; the network sees its own dtype, under
-    autocast too, and its output returns to that of x.
+    The scalars are computed in float64 (on devices that have it) and applied in the dtype of x; the network sees states of its own
+    dtype, under autocast too, and its output returns to that of x. c_noise is float32 at least: bfloat16 cannot tell 999 from 1000.
 
     Args:
-        network: takes states (b, *d) and c_noise (b,) = log(sigma/alpha)/4, about -1.2 to 1.3; returns the shape of x, or (b, 2C, ...) for
-            states (b, C, ...) where the parameterization is a LearnedVariance.
+        network: takes states (b, *d) and c_noise (b,); returns the shape of x, or (b, 2C, ...) for states (b, C, ...) where the
+            parameterization is a LearnedVariance.
         sde: the process it was or will be trained for.
         parameterization: what it predicts.
+        conditioning: what c_noise is, log(sigma/alpha)/4 by default.
 
     Raises:
         ValueError: at the first call, if the network returns another shape.
     """
 
-    def __init__(self, network: nn.Module, sde: AffineSDE, parameterization: Parameterization) -> None:
+    def __init__(
+        self, network: nn.Module, sde: AffineSDE, parameterization: Parameterization, conditioning: Conditioning = LogNoise()
+    ) -> None:
         super().__init__(sde)
         self.network = network
         self.parameterization = parameterization
+        self.conditioning = conditioning
 
     def forward(self, x: Tensor, t: Time, cond: Any = None) -> Tensor:
         return self._predict(x, t, cond)[0]
@@ -48,9 +53,9 @@ class NetworkDenoiser(Denoiser):
     def _predict(self, x: Tensor, t: Time, cond: Any) -> tuple[Tensor, Tensor]:
         """x0_hat and what the network returns in further channels."""
         t = as_time(t, x)
-        c_skip, c_out, c_in, c_noise = self.parameterization.scalings(self.sde, t)
+        c_skip, c_out, c_in, c_noise = self.parameterization.scalings(self.sde, t, self.conditioning)
         dtype = self._network_dtype(x)
-        noises = c_noise.to(x.device, dtype).expand(len(x))
+        noises = c_noise.to(x.device, _at_least_float32(dtype)).expand(len(x))
 
         def raw(x: Tensor, cond: Any) -> Tensor:
             scaled = (expand(c_in, x) * x).to(dtype)
@@ -62,9 +67,9 @@ class NetworkDenoiser(Denoiser):
         return expand(c_skip, x) * x + expand(c_out, x) * y[:, : x.shape[1]], y[:, x.shape[1] :]
 
     def at(self, times: Tensor, like: Tensor) -> list[Prediction]:
-        skip, out, into, noise = _scalings(self.parameterization, self.sde, tuple(times.tolist()))
+        skip, out, into, noise = _scalings(self.parameterization, self.conditioning, self.sde, tuple(times.tolist()))
         dtype = self._network_dtype(like)
-        noises = torch.tensor(noise, device=like.device, dtype=dtype)[:, None].expand(-1, len(like)).unbind()
+        noises = torch.tensor(noise, device=like.device, dtype=_at_least_float32(dtype))[:, None].expand(-1, len(like)).unbind()
         cast, network, parameterization = dtype != like.dtype, self.network, self.parameterization
 
         def fix(c_skip: float, c_out: float, c_in: float, c_noise: Tensor) -> Prediction:
@@ -98,7 +103,7 @@ class NetworkDenoiser(Denoiser):
 
             return raw
 
-        c_noise = (levels.log_snr * -0.25).to(dtype).flatten(1)
+        c_noise = self.conditioning.label(levels).to(like.device, _at_least_float32(dtype)).flatten(1)
         return Predictions([fix(row) for row in c_noise.unbind()], into, skip, out)
 
     def _network_dtype(self, x: Tensor) -> torch.dtype:
@@ -106,9 +111,15 @@ class NetworkDenoiser(Denoiser):
 
 
 @functools.lru_cache(maxsize=64)  # as the tables of solvers: a sampler's twenty operations on a few numbers
-def _scalings(parameterization: Parameterization, sde: AffineSDE, times: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
+def _scalings(
+    parameterization: Parameterization, conditioning: Conditioning, sde: AffineSDE, times: tuple[float, ...]
+) -> tuple[tuple[float, ...], ...]:
     """c_skip, c_out, c_in and c_noise at each of the times; tuples, so that no caller can change what is remembered."""
-    return tuple(tuple(c.tolist()) for c in parameterization.scalings(sde, torch.tensor(times, dtype=torch.float64)))
+    return tuple(tuple(c.tolist()) for c in parameterization.scalings(sde, torch.tensor(times, dtype=torch.float64), conditioning))
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _keeps_shape(raw: Callable[[Tensor, Any], Tensor]) -> Callable[[Tensor, Any], Tensor]:

@@ -9,7 +9,7 @@
     EDM        F of unit variance, with S = alpha^2 sigma_data^2 + sigma^2,
                                   c_skip = alpha sigma_data^2/S         c_out = sigma sigma_data/S^(1/2)  c_in = S^(-1/2)
 
-c_noise = log(sigma/alpha)/4 for all: a network told the noise relative to the signal serves every process of equal log-SNR.
+c_noise is what conditioning.py says, log(sigma/alpha)/4 unless told otherwise.
 Ho et al. 2020 (Epsilon), Song & Ermon 2020 (Score: s(x, sigma) = s(x)/sigma), Salimans & Ho 2022 (V), Karras et al. 2022 (EDM, there
 with alpha = 1).
 """
@@ -23,10 +23,12 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from sde_diffusion.denoisers.base import Levels
+from sde_diffusion.denoisers.conditioning import Conditioning, LogNoise
 from sde_diffusion.expressions import plain_floats
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.sdes.base import check_positive
-from sde_diffusion.shapes import Time
+from sde_diffusion.shapes import Time, as_time
 
 
 class Scalings(NamedTuple):
@@ -48,10 +50,11 @@ class Parameterization(abc.ABC):
     def x0_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(c_skip, c_out, c_in) for given signal and noise scale."""
 
-    def scalings(self, sde: AffineSDE, t: Time) -> Scalings:
+    def scalings(self, sde: AffineSDE, t: Time, conditioning: Conditioning = LogNoise()) -> Scalings:
         """The four scalars at times t."""
         alpha, sigma = sde.alpha(t), sde.sigma(t)
-        return Scalings(*self.x0_weights(alpha, sigma), torch.log(sigma / alpha) / 4)
+        levels = Levels(alpha, sigma, -torch.log(sigma / alpha), lambda: as_time(t))
+        return Scalings(*self.x0_weights(alpha, sigma), conditioning.label(levels))
 
 
 @dataclasses.dataclass(frozen=True)

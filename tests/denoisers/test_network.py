@@ -119,10 +119,10 @@ def test_the_network_sees_the_scaled_state_and_a_quarter_of_the_log_noise_to_sig
 
 @pytest.mark.parametrize("state", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("weights", [torch.float64, torch.float32, torch.bfloat16])
-def test_the_network_sees_its_own_dtype_and_the_caller_his(state, weights, pair):
+def test_the_network_sees_states_of_its_own_dtype_and_the_caller_his(state, weights, pair):
     denoiser = sd.NetworkDenoiser(Linear(weights), sd.VPSDE(), sd.Epsilon())
     out = denoiser(pair[0].to(state), T)
-    assert denoiser.network.dtypes == (weights, weights)
+    assert denoiser.network.dtypes == (weights, torch.promote_types(weights, torch.float32))
     assert out.dtype == state
     exact = sd.NetworkDenoiser(Linear(torch.float64), sd.VPSDE(), sd.Epsilon())(pair[0], T)
     coarsest = max(torch.finfo(state).eps, torch.finfo(weights).eps)

@@ -1,0 +1,69 @@
+"""What a network is told of the noise: one number per sample, its second argument.
+
+    LogNoise      log(sigma/alpha)/4      Karras et al. 2022, table 1: the same for every process of equal log-SNR
+    TimeLabel     scale t + offset        DDPM's step, score_sde's 999 t, a flow's 1000 t
+    SigmaLabel    sigma                   score_sde's VE models, k-diffusion's models
+
+A chain of n steps has its node i = 1..n at t = i/n, so DDPM's labels 0..n-1 are n t - 1, and NCSN's, which count from the largest
+sigma down, n - n t.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+from sde_diffusion.denoisers.base import Levels
+from sde_diffusion.expressions import plain_floats
+
+
+class Conditioning(abc.ABC):
+    """A rule for the number that tells a network how noisy its input is."""
+
+    @abc.abstractmethod
+    def label(self, levels: Levels) -> Tensor:
+        """The number at each of the levels, of their shape."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LogNoise(Conditioning):
+    """log(sigma/alpha)/4, about -1.2 to 1.3 (Karras et al. 2022)."""
+
+    def label(self, levels: Levels) -> Tensor:
+        return levels.log_snr * -0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class TimeLabel(Conditioning):
+    """scale t + offset, for t in [0, 1] of the process that the network was trained for.
+
+    Args:
+        scale: 999 for score_sde's continuous VP and sub-VP models, n for a chain of n steps, -n for NCSN's ladder, not 0.
+        offset: -1 for a chain, whose labels begin at 0, n for NCSN's ladder.
+        whole: whether only whole labels were trained: they are rounded, as a table of embeddings needs.
+    """
+
+    scale: float = 1.0
+    offset: float = 0.0
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        plain_floats(self)
+        if not (math.isfinite(self.scale) and self.scale and math.isfinite(self.offset)):
+            raise ValueError(f"scale must be finite and not 0, offset finite, got {self}; TimeLabel(999.0) is score_sde's for VP")
+
+    def label(self, levels: Levels) -> Tensor:
+        label = levels.time() * self.scale + self.offset
+        return torch.round(label) if self.whole else label
+
+
+@dataclasses.dataclass(frozen=True)
+class SigmaLabel(Conditioning):
+    """sigma itself, for networks that take its logarithm (score_sde's NCSN++ for VE) or do their own scaling."""
+
+    def label(self, levels: Levels) -> Tensor:
+        return levels.sigma
