@@ -180,7 +180,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        mlp, unet = PlainMLP().to(options.device), sd.UNet(channels=3, width=32, multipliers=(1, 2, 2)).to(options.device)
+        mlp, unet = PlainMLP().to(options.device), sd.UNet(sd.UNetConfig(channels=3, width=32, multipliers=(1, 2, 2))).to(options.device)
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(1024, 2, generator=generator).to(options.device)
     print(f"torch {torch.__version__}, {options.device}, one thread")

@@ -19,6 +19,7 @@ from sde_diffusion.denoisers import (
     NetworkDenoiser,
     NFECounter,
     Parameterization,
+    PlainScore,
     Score,
     SigmaLabel,
     TimeLabel,
@@ -35,7 +36,7 @@ from sde_diffusion.losses import (
     SimpleWeighting,
     UniformTimes,
 )
-from sde_diffusion.networks import MLP, UNet
+from sde_diffusion.networks import MLP, UNet, UNetConfig
 from sde_diffusion.noise import Antithetic, Brownian, Noise, PerSample, Record, Replay, Stream
 from sde_diffusion.sdes import (
     EDMSDE,
@@ -181,6 +182,7 @@ __all__ = [
     "Noise",
     "Parameterization",
     "PerSample",
+    "PlainScore",
     "PreconditionedLangevin",
     "PredictorCorrector",
     "Projected",
@@ -205,6 +207,7 @@ __all__ = [
     "Trajectories",
     "Truncate",
     "UNet",
+    "UNetConfig",
     "UnderdampedLangevin",
     "UniPC",
     "UniformTimes",

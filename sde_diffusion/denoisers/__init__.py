@@ -4,7 +4,7 @@ from sde_diffusion.denoisers.base import Denoiser, NFECounter
 from sde_diffusion.denoisers.conditioning import Conditioning, LogNoise, SigmaLabel, TimeLabel
 from sde_diffusion.denoisers.exact import EmpiricalDenoiser, ExactDenoiser, GaussianDenoiser, GaussianMixtureDenoiser
 from sde_diffusion.denoisers.network import NetworkDenoiser
-from sde_diffusion.denoisers.parameterizations import EDM, X0, Epsilon, LearnedVariance, Parameterization, Scalings, Score, V
+from sde_diffusion.denoisers.parameterizations import EDM, X0, Epsilon, LearnedVariance, Parameterization, PlainScore, Scalings, Score, V
 
 __all__ = [
     "EDM",
@@ -21,6 +21,7 @@ __all__ = [
     "NFECounter",
     "NetworkDenoiser",
     "Parameterization",
+    "PlainScore",
     "Scalings",
     "Score",
     "SigmaLabel",

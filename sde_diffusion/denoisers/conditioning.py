@@ -1,8 +1,8 @@
 """What a network is told of the noise: one number per sample, its second argument.
 
-    LogNoise      log(sigma/alpha)/4      Karras et al. 2022, table 1: the same for every process of equal log-SNR
-    TimeLabel     scale t + offset        DDPM's step, score_sde's 999 t, a flow's 1000 t
-    SigmaLabel    sigma                   score_sde's VE models, k-diffusion's models
+    LogNoise      log(sigma/alpha)/4       Karras et al. 2022, table 1: the same for every process of equal log-SNR
+    TimeLabel     scale t + offset         DDPM's step, score_sde's 999 t, a flow's 1000 t
+    SigmaLabel    sigma or log sigma       k-diffusion's models, score_sde's VE models
 
 A chain of n steps has its node i = 1..n at t = i/n, so DDPM's labels 0..n-1 are n t - 1, and NCSN's, which count from the largest
 sigma down, n - n t.
@@ -63,7 +63,13 @@ class TimeLabel(Conditioning):
 
 @dataclasses.dataclass(frozen=True)
 class SigmaLabel(Conditioning):
-    """sigma itself, for networks that take its logarithm (score_sde's NCSN++ for VE) or do their own scaling."""
+    """sigma itself, or its logarithm (score_sde's NCSN++ for VE).
+
+    Args:
+        log: whether the network is told log(sigma).
+    """
+
+    log: bool = False
 
     def label(self, levels: Levels) -> Tensor:
-        return levels.sigma
+        return torch.log(levels.sigma) if self.log else levels.sigma

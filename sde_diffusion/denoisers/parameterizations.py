@@ -2,6 +2,7 @@
 
     Epsilon    F = eps            c_skip = 1/alpha                      c_out = -sigma/alpha            c_in = 1
     Score      F = sigma score    c_skip = 1/alpha                      c_out = sigma/alpha             c_in = 1
+    PlainScore F = score          c_skip = 1/alpha                      c_out = sigma^2/alpha           c_in = 1
     X0         F = x0             c_skip = 0                            c_out = 1                       c_in = 1
     V          F = alpha eps - sigma x0, as (alpha x - x0_hat)/sigma where alpha^2 + sigma^2 = 1
                of the state divided by S^(1/2), with S = alpha^2 + sigma^2,
@@ -71,6 +72,14 @@ class Score(Parameterization):
 
     def x0_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return 1 / alpha, sigma / alpha, torch.ones_like(alpha)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainScore(Parameterization):
+    """The network predicts the score itself (Song & Ermon 2019), which is large where the noise is small."""
+
+    def x0_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return 1 / alpha, sigma**2 / alpha, torch.ones_like(alpha)
 
 
 @dataclasses.dataclass(frozen=True)

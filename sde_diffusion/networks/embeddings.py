@@ -1,11 +1,12 @@
 """Embeddings that tell a network how noisy its input is, and which class is asked for.
 
-The noise level arrives as c_noise = log(sigma/alpha)/4 (Karras et al. 2022, table 1), a number between about -1.2 and 1.3.
-It is lifted to sines and cosines of geometrically spaced frequencies,
+The noise level arrives as one number c: log(sigma/alpha)/4 between about -1.2 and 1.3 (Karras et al. 2022, table 1), or the label that a
+published network was trained with, such as DDPM's step 0..999. It is lifted to sines and cosines,
 
-    e(c) = [cos(w_1 c), ..., cos(w_m c), sin(w_1 c), ..., sin(w_m c)],      w_k from 1 to max_frequency             (1)
+    e(c) = [cos(w_1 c), ..., cos(w_m c), sin(w_1 c), ..., sin(w_m c)],                                                (1)
 
-(Vaswani et al. 2017), and then through a two-layer perceptron.  Blocks read the result by FiLM (Perez et al. 2018):
+of frequencies in geometric progression, upwards from 1 for logarithms and downwards from 1 for steps (Vaswani et al. 2017), or drawn from a
+Gaussian (Tancik et al. 2020), and then goes through a two-layer perceptron.  Blocks read the result by FiLM (Perez et al. 2018):
 
     h -> h (1 + scale(e)) + shift(e).                                                                                 (2)
 """
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 
 class FourierFeatures(nn.Module):
-    """Sines and cosines of c_noise, equation (1), always computed in float32 or better.
+    """Sines and cosines of c_noise, equation (1) with w_k from 1 up to max_frequency, always computed in float32 or better.
 
     Args:
         channels: number of features, even and at least 4.
@@ -31,17 +32,73 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, channels: int, *, max_frequency: float = 64.0) -> None:
         super().__init__()
-        if channels < 4 or channels % 2:
-            raise ValueError(f"channels must be even and at least 4 (sines and cosines), got {channels}; round it up")
+        _check_channels(channels)
         exponents = torch.linspace(0.0, 1.0, channels // 2, dtype=torch.float64)
         self.register_buffer("frequencies", torch.exp(exponents * math.log(max_frequency)).float(), persistent=False)
 
     frequencies: Tensor
 
     def forward(self, c_noise: Tensor) -> Tensor:
-        c = c_noise.to(torch.promote_types(c_noise.dtype, torch.float32))
-        angles = c[:, None] * self.frequencies.to(c.dtype)
-        return torch.cat((angles.cos(), angles.sin()), dim=1)
+        return _sines_and_cosines(c_noise, self.frequencies, False)
+
+
+class PositionalFeatures(nn.Module):
+    """Sines and cosines of a step's number, equation (1) with w_k from 1 down to about 1/10000, in float32 or better.
+
+    Args:
+        channels: number of features, even and at least 4.
+        sine_first: DDPM's order, whose last frequency is 1/10000 itself; otherwise improved DDPM's and ADM's, cosines first, in which the
+            step after the last frequency would be.
+
+    Raises:
+        ValueError: for an odd or smaller number of channels.
+    """
+
+    def __init__(self, channels: int, *, sine_first: bool) -> None:
+        super().__init__()
+        _check_channels(channels)
+        half = channels // 2
+        exponents = torch.arange(half, dtype=torch.float32) / (half - 1 if sine_first else half)
+        self.register_buffer("frequencies", torch.exp(-math.log(1e4) * exponents), persistent=False)
+        self.sine_first = sine_first
+
+    frequencies: Tensor
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        return _sines_and_cosines(c_noise, self.frequencies, self.sine_first)
+
+
+class RandomFourierFeatures(nn.Module):
+    """Sines and cosines of c_noise with frequencies 2 pi scale N(0, 1), drawn once and kept with the weights (Tancik et al. 2020).
+
+    Args:
+        channels: number of features, even and at least 4.
+        scale: standard deviation of the frequencies in periods; 16 in NCSN++, for c = log(sigma).
+
+    Raises:
+        ValueError: for an odd or smaller number of channels.
+    """
+
+    def __init__(self, channels: int, *, scale: float = 16.0) -> None:
+        super().__init__()
+        _check_channels(channels)
+        self.register_buffer("periods", torch.randn(channels // 2) * scale)
+
+    periods: Tensor
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        return _sines_and_cosines(c_noise, self.periods * (2 * math.pi), True)
+
+
+def _check_channels(channels: int) -> None:
+    if channels < 4 or channels % 2:
+        raise ValueError(f"channels must be even and at least 4 (sines and cosines), got {channels}; round it up")
+
+
+def _sines_and_cosines(c: Tensor, frequencies: Tensor, sine_first: bool) -> Tensor:
+    c = c.to(torch.promote_types(c.dtype, torch.float32))
+    angles = c[:, None] * frequencies.to(c.dtype)
+    return torch.cat((angles.sin(), angles.cos()) if sine_first else (angles.cos(), angles.sin()), dim=1)
 
 
 class NoiseEmbedding(nn.Module):
@@ -49,6 +106,8 @@ class NoiseEmbedding(nn.Module):
 
     Args:
         width: size of the embedding.
+        features: what lifts c_noise to (b, channels); FourierFeatures of `width` channels if None.
+        channels: of the features.
         classes: number of classes; 0 makes an unconditional network. Index `classes` is the dedicated null class, which is also what
             cond=None means: class 0 is a real class (the digit zero).
 
@@ -56,11 +115,11 @@ class NoiseEmbedding(nn.Module):
         ValueError: when called with a label, if there are no classes.
     """
 
-    def __init__(self, width: int, *, classes: int = 0) -> None:
+    def __init__(self, width: int, *, features: nn.Module | None = None, channels: int | None = None, classes: int = 0) -> None:
         super().__init__()
         self.classes = classes
-        self.features = FourierFeatures(width)
-        self.perceptron = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.features = FourierFeatures(width) if features is None else features
+        self.perceptron = nn.Sequential(nn.Linear(channels or width, width), nn.SiLU(), nn.Linear(width, width))
         self.labels = nn.Embedding(classes + 1, width) if classes else None
 
     def forward(self, c_noise: Tensor, cond: Tensor | None = None) -> Tensor:

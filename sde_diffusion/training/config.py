@@ -16,7 +16,7 @@ def default_config() -> ConfigDict:
         {
             "sde": "VPSDE()",
             "parameterization": "V()",
-            "network": "UNet(channels=1, width=32, multipliers=(1, 2))",
+            "network": "UNet(UNetConfig(channels=1, width=32, multipliers=(1, 2)))",
             "loss": "DenoisingScoreMatching()",
             "data": "digits",  # or moons, ring, checkerboard, or the path of a .npy, .npz or .pt file
             "batch_size": 128,

@@ -13,7 +13,7 @@ from sde_diffusion.training import default_config
 
 def get_config():
     config = default_config()
-    config.network = "UNet(width=8)"
+    config.network = "UNet(UNetConfig(width=8))"
     config.steps = 4
     config.batch_size = 16
     config.log_every = 2

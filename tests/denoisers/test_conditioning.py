@@ -47,6 +47,7 @@ def test_ddpm_labels_begin_at_zero_and_ncsn_counts_from_the_largest_sigma(way):
 def test_sigma_and_log_noise_are_what_they_say(way):
     t, sde = torch.tensor([0.1, 0.6, 0.9], dtype=torch.float64), sd.VPSDE()
     torch.testing.assert_close(told(sd.SigmaLabel(), sde, t, way=way), sde.sigma(t))
+    torch.testing.assert_close(told(sd.SigmaLabel(log=True), sde, t, way=way), torch.log(sde.sigma(t)))
     torch.testing.assert_close(told(sd.LogNoise(), sde, t, way=way), torch.log(sde.sigma(t) / sde.alpha(t)) / 4)
 
 

@@ -44,7 +44,7 @@ def test_resuming_at_a_checkpoint_gives_bit_identical_weights(config, tmp_path):
 
 
 def test_resuming_a_unet_gives_bit_identical_weights(config, tmp_path):
-    config.update({"network": "UNet(width=8)", "data": "digits", "steps": 6, "checkpoint_every": 3})
+    config.update({"network": "UNet(UNetConfig(width=8))", "data": "digits", "steps": 6, "checkpoint_every": 3})
     run(config, tmp_path / "whole")
     config.steps = 3
     run(config, tmp_path / "halves")
