@@ -21,6 +21,7 @@ OBJECTS = [
     sd.EDMSDE(0.01, 10.0, 3.0, t_min=0.1),
     sd.RectifiedFlow(),
     sd.LogNoise(),
+    sd.ModelCard(data="digits", metrics={"FID": 3.2}, shape=(1, 8, 8)),
     sd.PlainScore(),
     sd.UNetConfig(),
     sd.UNetConfig(channels=3, attention=[1], fir=[1, 3, 3, 1], progressive_input="residual", slim=False),

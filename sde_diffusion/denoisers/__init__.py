@@ -3,6 +3,7 @@
 from sde_diffusion.denoisers.base import Denoiser, NFECounter
 from sde_diffusion.denoisers.conditioning import Conditioning, LogNoise, SigmaLabel, TimeLabel
 from sde_diffusion.denoisers.exact import EmpiricalDenoiser, ExactDenoiser, GaussianDenoiser, GaussianMixtureDenoiser
+from sde_diffusion.denoisers.model_card import ModelCard
 from sde_diffusion.denoisers.network import NetworkDenoiser
 from sde_diffusion.denoisers.parameterizations import EDM, X0, Epsilon, LearnedVariance, Parameterization, PlainScore, Scalings, Score, V
 
@@ -18,6 +19,7 @@ __all__ = [
     "GaussianMixtureDenoiser",
     "LearnedVariance",
     "LogNoise",
+    "ModelCard",
     "NFECounter",
     "NetworkDenoiser",
     "Parameterization",

@@ -13,14 +13,20 @@ belief for one is a belief for every other: with log_snr'(t') = log_snr(t),
 from __future__ import annotations
 
 import abc
+import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.shapes import Time, as_time, expand
+
+if TYPE_CHECKING:
+    from sde_diffusion.denoisers.model_card import ModelCard
+    from sde_diffusion.denoisers.network import NetworkDenoiser
 
 
 class Prediction(NamedTuple):
@@ -138,6 +144,49 @@ class Denoiser(nn.Module, abc.ABC):
     def under(self, sde: AffineSDE) -> Denoiser:
         """The same belief as a denoiser for another affine process, by the change of variables (4)."""
         return ChangeOfVariables(self, sde)
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        card: ModelCard | None = None,
+        network: str | None = None,
+        names: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> Path:
+        """Writes the denoiser with its weights, fitted tables and a model card into a folder; see denoisers/pretrained.py."""
+        from sde_diffusion.denoisers.pretrained import save_pretrained
+
+        return save_pretrained(self, folder, card=card, network=network, names=names, overwrite=overwrite)
+
+    @staticmethod
+    def from_pretrained(
+        source: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        names: Mapping[str, Any] | None = None,
+    ) -> NetworkDenoiser:
+        """The denoiser of a folder that `save_pretrained` wrote, or of "user/name" on the hub; see denoisers/pretrained.py."""
+        from sde_diffusion.denoisers.pretrained import load_pretrained
+
+        return load_pretrained(source, revision=revision, device=device, names=names)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        card: ModelCard | None = None,
+        network: str | None = None,
+        names: Mapping[str, Any] | None = None,
+        private: bool = False,
+        token: str | None = None,
+        message: str = "Upload a denoiser",
+    ) -> str:
+        """Uploads what `save_pretrained` writes to the hub and returns the model's URL; see denoisers/pretrained.py."""
+        from sde_diffusion.denoisers.pretrained import push_to_hub
+
+        return push_to_hub(self, repo_id, card=card, network=network, names=names, private=private, token=token, message=message)
 
     @property
     def like(self) -> Tensor:

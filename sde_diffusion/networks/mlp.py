@@ -37,6 +37,9 @@ class MLP(nn.Module):
         depth: number of residual blocks.
         classes: number of class labels, 0 for none (see NoiseEmbedding).
 
+    Attributes:
+        expression: what builds this network again, untrained.
+
     Raises:
         ValueError: when called with x that do not have dim coordinates.
     """
@@ -44,6 +47,7 @@ class MLP(nn.Module):
     def __init__(self, dim: int = 2, width: int = 128, depth: int = 3, classes: int = 0) -> None:
         super().__init__()
         self.dim = dim
+        self.expression = f"MLP(dim={dim}, width={width}, depth={depth}, classes={classes})"
         self.embed = NoiseEmbedding(width, classes=classes)
         self.first = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
