@@ -23,6 +23,7 @@ OBJECTS = [
     sd.LogNoise(),
     sd.ModelCard(data="digits", metrics={"FID": 3.2}, shape=(1, 8, 8)),
     sd.PlainScore(),
+    sd.Flow(),
     sd.UNetConfig(),
     sd.UNetConfig(channels=3, attention=[1], fir=[1, 3, 3, 1], progressive_input="residual", slim=False),
     sd.TimeLabel(-232, 232, whole=True),

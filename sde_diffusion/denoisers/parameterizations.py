@@ -7,6 +7,7 @@
     V          F = alpha eps - sigma x0, as (alpha x - x0_hat)/sigma where alpha^2 + sigma^2 = 1
                of the state divided by S^(1/2), with S = alpha^2 + sigma^2,
                                   c_skip = alpha/S                      c_out = -sigma/S^(1/2)            c_in = S^(-1/2)
+    Flow       F = eps - x0       c_skip = 1/(alpha + sigma)            c_out = -sigma/(alpha + sigma)  c_in = 1
     EDM        F of unit variance, with S = alpha^2 sigma_data^2 + sigma^2,
                                   c_skip = alpha sigma_data^2/S         c_out = sigma sigma_data/S^(1/2)  c_in = S^(-1/2)
 
@@ -97,6 +98,14 @@ class V(Parameterization):
     def x0_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         power = alpha**2 + sigma**2
         return alpha / power, -sigma / power.sqrt(), 1 / power.sqrt()
+
+
+@dataclasses.dataclass(frozen=True)
+class Flow(Parameterization):
+    """The network predicts eps - x_0, the velocity of the straight path from the data to the noise (Liu et al. 2022)."""
+
+    def x0_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return 1 / (alpha + sigma), -sigma / (alpha + sigma), torch.ones_like(alpha)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -127,9 +127,8 @@ class FittedSolver(Solver):
         Raises:
             FileExistsError: if there is a file at `path`.
         """
-        content = {"sde": repr(self.sde), "base": self.base, "errors": self.errors._asdict(), "improved": self.improved}
         with open(path, "x", encoding="utf-8") as file:
-            json.dump({"fitted": content, "table": self.table.columns()}, file, indent=1)
+            json.dump(self.columns(), file, indent=1)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> FittedSolver:
@@ -139,12 +138,28 @@ class FittedSolver(Solver):
             ValueError: if the file is something else.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            fields = content["fitted"]
-            sde, errors = expressions.build(fields["sde"]), FitErrors(**fields["errors"])
-            return FittedSolver(Tableau.from_columns(content["table"]), sde, fields["base"], errors, fields["improved"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return FittedSolver.from_columns(json.loads(Path(path).read_text(encoding="utf-8")))
+        except ValueError as error:
             raise ValueError(f"{path} holds no fitted solver: {error}; write one with FittedSolver.save") from error
+
+    def columns(self) -> dict[str, Any]:
+        """Everything as lists and dicts of numbers and strings, for JSON."""
+        content = {"sde": repr(self.sde), "base": self.base, "errors": self.errors._asdict(), "improved": self.improved}
+        return {"fitted": content, "table": self.table.columns()}
+
+    @staticmethod
+    def from_columns(columns: Mapping[str, Any]) -> FittedSolver:
+        """The inverse of `columns`.
+
+        Raises:
+            ValueError: for something else.
+        """
+        try:
+            fields = columns["fitted"]
+            sde, errors = expressions.build(fields["sde"]), FitErrors(**fields["errors"])
+            return FittedSolver(Tableau.from_columns(columns["table"]), sde, fields["base"], errors, fields["improved"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"these are not the columns of a fitted solver ({type(error).__name__}: {error})") from error
 
 
 def fit(

@@ -142,7 +142,7 @@ def _plan(
         nfe = AUTO_NFE if nfe is None else nfe
         if nfe in denoiser.fitted:
             _log.info("auto: %r", denoiser.fitted[nfe])
-            return denoiser.fitted[nfe], _times(sde, denoiser.fitted[nfe], None, None)
+            return denoiser.fitted[nfe], times_of_steps(sde, denoiser.fitted[nfe], None, None)
         solver, grid, steps = auto(sde, nfe)
         _log.info("auto: %r on %r with %d steps", solver, grid, steps)
         nfe = None
@@ -150,7 +150,7 @@ def _plan(
         if steps is not None or not (grid is None or isinstance(grid, Grid)):
             raise ValueError(f"nfe={nfe} sets the number of steps itself; pass it alone or with a grid such as karras(rho=7.0)")
         steps = steps_within(solver, sde, nfe, grid)
-    return solver, _times(sde, solver, steps, grid)
+    return solver, times_of_steps(sde, solver, steps, grid)
 
 
 def steps_within(solver: Solver, sde: AffineSDE, nfe: int, grid: Grid | None = None) -> int:
@@ -169,7 +169,7 @@ def steps_within(solver: Solver, sde: AffineSDE, nfe: int, grid: Grid | None = N
         return solver.default_steps
 
     def calls(n: int) -> int:
-        return len(solver.tableau(sde, _times(sde, solver, n, grid)).calls)
+        return len(solver.tableau(sde, times_of_steps(sde, solver, n, grid)).calls)
 
     low, high = 0, nfe + 2 if sde.length is None else min(nfe + 2, sde.length + 1)
     while high - low > 1:
@@ -180,7 +180,7 @@ def steps_within(solver: Solver, sde: AffineSDE, nfe: int, grid: Grid | None = N
     return low
 
 
-def _times(sde: AffineSDE, solver: Solver, steps: int | None, grid: Grid | Tensor | Sequence[float] | None) -> Tensor:
+def times_of_steps(sde: AffineSDE, solver: Solver, steps: int | None, grid: Grid | Tensor | Sequence[float] | None) -> Tensor:
     """The checked times (n + 1,) that `steps` and `grid` mean for this solver."""
     if grid is None:
         grid = solver.default_grid

@@ -10,7 +10,7 @@ import sde_diffusion as sd
 
 SDES = [sd.VPSDE(), sd.SubVPSDE(), sd.VESDE(0.01, 5.0), sd.EDMSDE(), sd.RectifiedFlow(), sd.DDPMChain(sd.linear_betas(50, 1e-3, 0.2))]
 T = torch.tensor([0.1, 0.4, 0.9], dtype=torch.float64)
-PARAMETERIZATIONS = [sd.Epsilon(), sd.Score(), sd.PlainScore(), sd.X0(), sd.V(), sd.EDM(0.5), sd.EDM(2.0)]
+PARAMETERIZATIONS = [sd.Epsilon(), sd.Score(), sd.PlainScore(), sd.X0(), sd.V(), sd.Flow(), sd.EDM(0.5), sd.EDM(2.0)]
 
 
 class Says(nn.Module):
@@ -51,6 +51,8 @@ def true_target(p: sd.Parameterization, sde: sd.AffineSDE, x0, eps, t):
             return -eps / sigma
         case sd.X0():
             return x0
+        case sd.Flow():
+            return eps - x0
         case sd.V():
             return (alpha * eps - sigma * x0) / power.sqrt()  # Salimans & Ho 2022, of the state brought to unit power
         case sd.EDM(sigma_data=s):  # Karras et al. 2022, of x/alpha with noise sigma/alpha
