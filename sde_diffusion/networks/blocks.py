@@ -65,7 +65,8 @@ def norm(config: UNetConfig, channels: int) -> nn.GroupNorm:
 
 
 def scaled_sum(x: Tensor, y: Tensor, scale: float) -> Tensor:
-    return x + y if scale == 1 else (x + y) * scale
+    total = x + y
+    return total if scale == 1 else total.mul_(scale)
 
 
 class Resample(nn.Module):
@@ -106,6 +107,20 @@ _CONVOLVE = (functional.conv1d, functional.conv2d, functional.conv3d)
 _TRANSPOSED = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
 
 
+def doubled(x: Tensor, conv: Convolution) -> Tensor:
+    """conv of the nearest-neighbour doubling of x, as one transposed convolution: 16 products per pixel of x instead of 36 in 2-D.
+
+    Of the copies of a pixel that a kernel of 3 meets, those with equal values share the sum of their weights:
+    k = (w_0, w_0 + w_1, w_1 + w_2, w_2) along each side.
+    """
+    k = conv.weight
+    for dim in range(2, k.ndim):
+        zeros = torch.zeros_like(k.narrow(dim, 0, 1))
+        k = torch.cat((k, zeros), dim) + torch.cat((zeros, k), dim)
+    k = k.flip(tuple(range(2, k.ndim))).transpose(0, 1)
+    return _TRANSPOSED[k.ndim - 3](x, k, conv.bias, stride=2, padding=1)
+
+
 class Down(nn.Module):
     """Halves every side: (3), or a convolution of stride 2, preceded by the kernel k where there is one.
 
@@ -141,6 +156,8 @@ class Up(nn.Module):
         self.conv = convolution(config, inputs, outputs) if conv else None
 
     def forward(self, x: Tensor, e: Tensor | None = None) -> Tensor:
+        if self.conv is not None and not self.resample.length:
+            return doubled(x, self.conv)
         x = self.resample(x)
         return x if self.conv is None else self.conv(x)
 
@@ -172,18 +189,21 @@ class ResidualBlock(nn.Module):
         project = inputs != outputs or (resample is not None and config.project_resampled)
         self.skip = convolution(config, inputs, outputs, 1) if project else nn.Identity()
         self.resample = nn.Identity() if resample is None else Resample(resample, config.fir, config.dims)
+        self.doubles = resample == "up" and not config.fir
         self.attention = Attention(config, outputs) if attention else nn.Identity()
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
         film = self.film(e)[(...,) + (None,) * (x.ndim - 2)]
-        h = self.conv1(self.resample(silu(self.norm1(x))))
+        h = silu(self.norm1(x))
+        h = doubled(h, self.conv1) if self.doubles else self.conv1(self.resample(h))
         if self.film_norm:
             scale, shift = film.chunk(2, dim=1)
             h = torch.addcmul(shift, self.norm2(h), 1 + scale)
         else:
             h = self.norm2(h + film)
         h = self.conv2(self.dropout(silu(h)))
-        return self.attention(scaled_sum(self.skip(self.resample(x)), h, self.scale))
+        x = self.resample(self.skip(x)) if self.doubles else self.skip(self.resample(x))
+        return self.attention(scaled_sum(x, h, self.scale))
 
 
 class Attention(nn.Module):

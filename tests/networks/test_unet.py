@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sde_diffusion.networks import UNet, UNetConfig, published
-from sde_diffusion.networks.blocks import Resample
+from sde_diffusion.networks.blocks import Resample, doubled
 
 FULL = UNetConfig(channels=2, width=16, multipliers=(1, 2), slim=False, attention=(1,), classes=3)
 
@@ -249,3 +249,10 @@ def test_under_bfloat16_labels_that_differ_by_one_stay_apart(embedding):
 def test_a_configuration_that_does_not_fit_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         UNetConfig(**options)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_a_doubling_and_a_convolution_are_one_transposed_convolution(dims):
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1](4, 5, 3, padding=1).double()
+    x = normal(2, 4, *(4, 5, 6)[:dims], dtype=torch.float64)
+    torch.testing.assert_close(doubled(x, conv), conv(Resample("up", (), dims)(x)), rtol=1e-12, atol=1e-12)
