@@ -4,8 +4,9 @@ from typing import Any
 
 from sde_diffusion.interop.diffusers.pipelines import DiffusersNetwork, from_diffusers
 from sde_diffusion.interop.diffusers.schedules import Schedule, read_schedule
+from sde_diffusion.interop.diffusers.unet2d import to_diffusers
 
-__all__ = ["DiffusersNetwork", "Schedule", "TableauScheduler", "from_diffusers", "read_schedule"]
+__all__ = ["DiffusersNetwork", "Schedule", "TableauScheduler", "from_diffusers", "read_schedule", "to_diffusers"]
 
 
 def __getattr__(name: str) -> Any:
