@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sde_diffusion.denoisers.base import Denoiser, Levels, Prediction, Predictions
 from sde_diffusion.denoisers.conditioning import Conditioning, LogNoise
-from sde_diffusion.denoisers.parameterizations import Parameterization
+from sde_diffusion.denoisers.parameterizations import Parameterization, Scalings
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.shapes import Time, as_time, expand
 
@@ -50,21 +50,31 @@ class NetworkDenoiser(Denoiser):
         x0_hat, rest = self._predict(x, t, cond)
         return x0_hat, (rest + 1) / 2
 
+    def score(self, x: Tensor, t: Time, cond: Any = None) -> Tensor:
+        # not by way of x0_hat, which the small noise of float32 states drowns in: alpha c_skip - 1 is taken in float64
+        t = as_time(t, x)
+        alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
+        (c_skip, c_out, _, _), y = self._raw(x, t, cond)
+        return expand((alpha * c_skip - 1) / sigma**2, x) * x + expand(alpha * c_out / sigma**2, x) * y[:, : x.shape[1]]
+
+    def eps(self, x: Tensor, t: Time, cond: Any = None) -> Tensor:
+        t = as_time(t, x)
+        return -expand(self.sde.sigma(t), x) * self.score(x, t, cond)
+
     def _predict(self, x: Tensor, t: Time, cond: Any) -> tuple[Tensor, Tensor]:
         """x0_hat and what the network returns in further channels."""
-        t = as_time(t, x)
-        c_skip, c_out, c_in, c_noise = self.parameterization.scalings(self.sde, t, self.conditioning)
+        (c_skip, c_out, _, _), y = self._raw(x, as_time(t, x), cond)
+        return expand(c_skip, x) * x + expand(c_out, x) * y[:, : x.shape[1]], y[:, x.shape[1] :]
+
+    def _raw(self, x: Tensor, t: Tensor, cond: Any) -> tuple[Scalings, Tensor]:
+        """The four scalars and what the network returns."""
+        scalings = _, _, c_in, c_noise = self.parameterization.scalings(self.sde, t, self.conditioning)
         dtype = self._network_dtype(x)
         noises = c_noise.to(x.device, _at_least_float32(dtype)).expand(len(x))
-
-        def raw(x: Tensor, cond: Any) -> Tensor:
-            scaled = (expand(c_in, x) * x).to(dtype)
-            y: Tensor = self.network(scaled, noises) if cond is None else self.network(scaled, noises, cond)
-            return y.to(x.dtype)
-
-        y = raw(x, cond)
+        scaled = (expand(c_in, x) * x).to(dtype)
+        y: Tensor = self.network(scaled, noises) if cond is None else self.network(scaled, noises, cond)
         _check_shape(y, x, self.parameterization)
-        return expand(c_skip, x) * x + expand(c_out, x) * y[:, : x.shape[1]], y[:, x.shape[1] :]
+        return scalings, y.to(x.dtype)
 
     def at(self, times: Tensor, like: Tensor) -> list[Prediction]:
         skip, out, into, noise = _scalings(self.parameterization, self.conditioning, self.sde, tuple(times.tolist()))

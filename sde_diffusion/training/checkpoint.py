@@ -127,8 +127,8 @@ class Checkpoint:
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
             network = expressions.build(config["network"])
         network.load_state_dict(self.tensors("ema" if ema else "network"))
-        sde, parameterization = expressions.build(config["sde"]), expressions.build(config["parameterization"])
-        denoiser = NetworkDenoiser(network, sde, parameterization).requires_grad_(False).eval()
+        parts = (config["sde"], config["parameterization"], config.get("conditioning", "LogNoise()"))  # once the only one
+        denoiser = NetworkDenoiser(network, *map(expressions.build, parts)).requires_grad_(False).eval()
         denoiser.fitted = self.fitted() if ema else {}
         return denoiser
 

@@ -16,6 +16,7 @@ def default_config() -> ConfigDict:
         {
             "sde": "VPSDE()",
             "parameterization": "V()",
+            "conditioning": "LogNoise()",  # what the network is told of the noise
             "network": "UNet(UNetConfig(channels=1, width=32, multipliers=(1, 2)))",
             "loss": "DenoisingScoreMatching()",
             "data": "digits",  # or moons, ring, checkerboard, or the path of a .npy, .npz or .pt file

@@ -65,11 +65,11 @@ def prepare(config: ConfigDict, workdir: str | Path, *, resume: bool = False, ov
         raise ValueError(f"{workdir} was started with another configuration ({'; '.join(changed)}); give the same one, or another workdir")
 
     dataset = data.load(config.data)
-    sde, parameterization, loss = build(config.sde), build(config.parameterization), build(config.loss)
+    parts, loss = [build(part) for part in (config.sde, config.parameterization, config.conditioning)], build(config.loss)
     with torch.random.fork_rng(devices=[]):  # modules draw their weights from the global generator: lend it to them
         torch.default_generator.manual_seed(config.seed)
         network = build(config.network)
-    denoiser = NetworkDenoiser(network, sde, parameterization).to(device)
+    denoiser = NetworkDenoiser(network, *parts).to(device)
     try:
         with torch.no_grad():
             loss(denoiser, dataset.train[:2].to(device), generator=torch.Generator(device).manual_seed(0))
@@ -154,7 +154,7 @@ def fit(run: Run, *, progress: bool = True) -> NetworkDenoiser:
             _save(run)
         bar.update()
     bar.close()
-    return NetworkDenoiser(run.ema.network, denoiser.sde, denoiser.parameterization).eval()
+    return NetworkDenoiser(run.ema.network, denoiser.sde, denoiser.parameterization, denoiser.conditioning).eval()
 
 
 def _save(run: Run) -> None:

@@ -196,3 +196,14 @@ def test_gradients_reach_weights_states_and_times(p, pair):
     denoiser.score(x, t).sum().backward()
     assert denoiser.network.w.grad.abs().sum() > 0
     assert math.isfinite(t.grad.sum().item())
+
+
+def test_the_score_keeps_its_digits_in_float32_where_the_noise_is_small(pair):
+    # sigma = 1e-4: x and alpha x0_hat differ in the last digits of float32 only
+    eps = pair[1]
+    sde, t = sd.SubVPSDE(), 9e-4
+    denoiser = sd.NetworkDenoiser(Says(eps.float()), sde, sd.Epsilon())
+    x = sde.perturb(pair[0], t, eps).float()
+    assert sde.sigma(torch.tensor(t)) < 2e-4
+    torch.testing.assert_close(denoiser.eps(x, t), eps.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(denoiser.score(x, t), (-eps / sde.sigma(torch.tensor(t, dtype=torch.float64))).float(), rtol=1e-5, atol=0.1)
