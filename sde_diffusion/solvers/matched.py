@@ -27,13 +27,12 @@ from torch.utils.checkpoint import checkpoint
 
 from sde_diffusion.denoisers import Denoiser
 from sde_diffusion.noise import Noise, make_noise
-from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.sdes.base import check_count, check_positive
 from sde_diffusion.solvers.first_order import DDIM
 from sde_diffusion.solvers.grids import Grid, vp_power
 from sde_diffusion.solvers.sampling import sample
 from sde_diffusion.solvers.tableau import Tableau
-from sde_diffusion.solvers.unrolled import predict
+from sde_diffusion.solvers.unrolled import check_continuous, predict, time
 
 KERNELS = ("polynomial", "energy")
 _RATE = 2e-2  # of Adam, in the logarithms of levels and logits of kappa
@@ -116,8 +115,7 @@ def match(
     check_count(nfe=nfe, batch=batch, iterations=iterations)
     check_positive(eta=eta)
     sde = denoiser.sde
-    if not isinstance(sde, AffineSDE) or sde.length is not None:
-        raise ValueError(f"match needs a continuous affine process, got {sde!r}; match denoiser.under(VPSDE()) and sample that")
+    check_continuous(sde, "match needs")
     if eta > 1:
         raise ValueError(f"eta must be at most 1, got {eta}; what is larger overshoots sigma_s in (1)")
     if nfe < 2 or data.ndim < 2 or len(data) < 16:
@@ -172,16 +170,11 @@ class _Steps:
         falls = torch.cat([gaps.new_zeros(1), gaps.softmax(0).cumsum(0)])
         levels = self.high - (self.high - self.low) * falls
         asked = (levels[:-1] + shift).clamp(self.low, self.high)
-        slope = [self.time(level) for level in levels.unbind()]
+        slope = [time(self.sde, level) for level in levels.unbind()]
         alpha, sigma = self.sde.alpha(torch.stack(slope)), self.sde.sigma(torch.stack(slope))
         kappa = kappa.sigmoid()
         a = sigma[1:] / sigma[:-1] * (1 - kappa**2).sqrt() * w.exp()
         return levels, asked, a, alpha[1:] - a * alpha[:-1], kappa * sigma[1:], alpha
-
-    def time(self, level: Tensor) -> Tensor:
-        """The time of a level, differentiable: dt/dlog rho = 2 sigma^2/g^2."""
-        t = self.sde.t_of_log_snr(-level.detach()).clamp(self.sde.t_min, self.sde.t_max)
-        return t + (level - level.detach()) * (2 * self.sde.sigma(t) ** 2 / self.sde.g(t) ** 2)
 
     def run(self, x: Tensor, draw: Noise, cond: Any) -> Tensor:
         _, asked, a, b, c, alpha = self.numbers()

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from sde_diffusion.denoisers import Denoiser
 from sde_diffusion.noise import Noise, make_noise
-from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.sdes.base import check_count
 from sde_diffusion.solvers.adaptive import AdaptiveODE, select
 from sde_diffusion.solvers.auto import auto
 from sde_diffusion.solvers.grids import vp_power
 from sde_diffusion.solvers.sampling import sample, trajectory
+from sde_diffusion.solvers.unrolled import check_continuous
 
 NODES = 48  # times at which states are kept: between them a fitted grid is refined by its gradient anyway
 _COARSE, _FINE = 10, 20  # calls of the two solvers that find the hard starts
@@ -83,8 +83,7 @@ class Trajectories:
         """
         check_count(pool=pool, nodes=nodes)
         sde, like = denoiser.sde, denoiser.like
-        if not isinstance(sde, AffineSDE) or sde.length is not None:
-            raise ValueError(f"trajectories need a continuous affine process, got {sde!r}; fit denoiser.under(VPSDE()) and sample that")
+        check_continuous(sde, "trajectories need")
         if len(shape) < 2 or min(shape) < 1:
             raise ValueError(f"shape must be (b, *d): how many paths of which shape, got {tuple(shape)}")
         b = shape[0]

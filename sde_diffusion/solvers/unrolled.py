@@ -169,9 +169,19 @@ class Layout:
 
 
 def predict(denoiser: Denoiser, z: Tensor, log_rho: Tensor, cond: Any) -> Tensor:
-    """x0_hat at z = x/alpha, differentiable in the level too: dt/dlog rho = 2 sigma^2/g^2."""
-    sde = denoiser.sde
-    t = sde.t_of_log_snr(-log_rho.detach()).clamp(sde.t_min, sde.t_max)
-    t = t + (log_rho - log_rho.detach()) * (2 * sde.sigma(t) ** 2 / sde.g(t) ** 2)
-    x0_hat: Tensor = denoiser(z * sde.alpha(t).to(z), t, cond)
+    """x0_hat at z = x/alpha, differentiable in the level too."""
+    t = time(denoiser.sde, log_rho)
+    x0_hat: Tensor = denoiser(z * denoiser.sde.alpha(t).to(z), t, cond)
     return x0_hat
+
+
+def time(sde: AffineSDE, log_rho: Tensor) -> Tensor:
+    """The time of a level, differentiable: dt/dlog rho = 2 sigma^2/g^2."""
+    t = sde.t_of_log_snr(-log_rho.detach()).clamp(sde.t_min, sde.t_max)
+    return t + (log_rho - log_rho.detach()) * (2 * sde.sigma(t) ** 2 / sde.g(t) ** 2)
+
+
+def check_continuous(sde: Any, who: str) -> None:
+    """Raises ValueError for a chain, and for a process without a Gaussian kernel."""
+    if not isinstance(sde, AffineSDE) or sde.length is not None:
+        raise ValueError(f"{who} a continuous affine process, got {sde!r}; use denoiser.under(VPSDE()), and sample that")
