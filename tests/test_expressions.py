@@ -25,6 +25,7 @@ OBJECTS = [
     sd.PlainScore(),
     sd.Flow(),
     sd.UNetConfig(),
+    sd.DiTConfig(classes=3),
     sd.UNetConfig(channels=3, attention=[1], fir=[1, 3, 3, 1], progressive_input="residual", slim=False),
     sd.TimeLabel(-232, 232, whole=True),
     sd.SigmaLabel(),

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 sys.path += [str(HERE / "goldens"), str(HERE.parent / "networks" / "goldens")]
 
 from cases import CASES, LABELS, config, images  # noqa: E402
-from state import random_state  # noqa: E402
+from state import load_goldens, random_images, random_state  # noqa: E402
 
 GOLDENS = safe_open(HERE / "goldens" / "unets.safetensors", "pt")
 SHAPES = json.loads(GOLDENS.metadata()["shapes"])  # in the order of the reference's state dict
@@ -60,6 +60,31 @@ def test_the_score_of_every_family_and_flag_is_the_references(name, tmp_path):
     assert denoiser.network.config.recentre is not centered
     assert not denoiser.training
     assert not any(p.requires_grad for p in denoiser.parameters())
+
+
+@pytest.mark.parametrize(
+    ("golden", "family", "centered"),
+    [
+        ("NCSN", "ncsn", False),
+        ("NCSN_centered", "ncsn", True),
+        ("NCSNv2", "ncsnv2_64", False),
+        ("NCSNv2Deeper", "ncsnv2_128", False),
+        ("NCSNv2Deepest", "ncsnv2_256", False),
+    ],
+)
+def test_the_score_of_ncsn_and_ncsnv2_is_the_authors(golden, family, centered, tmp_path):
+    known = load_goldens(HERE.parent / "networks" / "goldens" / "ncsn.safetensors")[golden]
+    state = random_state(known.shapes, known.seed)
+    content = {"model": {"module." + key: tensor for key, tensor in state.items()}, "step": 7}
+    torch.save(content, tmp_path / "checkpoint_7.pth")
+    model = {"name": family, "nf": 8, "num_scales": 10, "sigma_min": 0.01, "sigma_max": 1.0, "scale_by_sigma": family != "ncsn"}
+    data, training = {"num_channels": 3, "centered": centered}, {"sde": "vesde", "continuous": False}
+    denoiser = load_score_sde(tmp_path / "checkpoint_7.pth", {"data": data, "model": model, "training": training}, ema=False)
+    label = torch.tensor(known.c_noise, dtype=torch.float64)  # counted from the largest of ten sigmas
+    sigma = 0.01 ** (label / 9)
+    score = known.output / (sigma[:, None, None, None] if family != "ncsn" else 1.0)
+    ours = denoiser.score(random_images(tuple(known.output.shape), known.seed + 1).double(), 1 - label / 10)
+    assert (ours - score).norm() < 1e-5 * score.norm()
 
 
 def test_the_averages_are_taken_unless_the_last_weights_are_asked_for(tmp_path):

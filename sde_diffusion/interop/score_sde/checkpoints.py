@@ -25,11 +25,12 @@ from ml_collections import ConfigDict
 from torch import Tensor, nn
 
 from sde_diffusion.denoisers import Conditioning, Epsilon, NetworkDenoiser, Parameterization, PlainScore, Score, SigmaLabel, TimeLabel
-from sde_diffusion.networks import UNet, UNetConfig
+from sde_diffusion.networks import NCSN, NCSNv2, UNet, UNetConfig
 from sde_diffusion.networks.blocks import Attention, Down, Join, ResidualBlock, Up
 from sde_diffusion.networks.embeddings import RandomFourierFeatures
 from sde_diffusion.sdes import VESDE, VPSDE, AffineSDE, DDPMChain, NCSNLadder, SubVPSDE, geometric_sigmas, linear_betas
 
+NCSNV2_DEPTHS = {"ncsnv2_64": 4, "ncsnv2_128": 5, "ncsnv2_256": 6}
 LISTED = 10  # names of weights in a message, at most
 
 
@@ -146,6 +147,11 @@ def _network(get: _Settings) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
         if family in ("ddpm", "ncsnpp"):
             return UNet(unet_config(get.config))
+        shape = {"channels": get("data.num_channels"), "width": get("model.nf"), "centered": bool(get("data.centered"))}
+        if family == "ncsn":
+            return NCSN(levels=get("model.num_scales"), **shape)
+        if family in NCSNV2_DEPTHS:
+            return NCSNv2(depth=NCSNV2_DEPTHS[family], **shape)
     raise ValueError(f"model.name must be ddpm, ncsnpp, ncsn or ncsnv2_64, _128, _256, got {family!r}")
 
 

@@ -76,16 +76,16 @@ class Golden:
 def save_goldens(path: Path, goldens: Mapping[str, Golden]) -> None:
     """Writes goldens as one safetensors file: outputs as tensors, the rest as JSON in its metadata."""
     rest = {name: {"shapes": g.shapes, "c_noise": g.c_noise, "seed": g.seed} for name, g in goldens.items()}
-    metadata = {name: json.dumps(entry, separators=(",", ":")) for name, entry in rest.items()}
+    metadata = {"goldens": json.dumps(rest, separators=(",", ":"))}  # one entry: the order of several would change from run to run
     save_file({name: g.output.float().contiguous() for name, g in goldens.items()}, path, metadata)
+    path.chmod(0o644)
 
 
 def load_goldens(path: Path) -> dict[str, Golden]:
     """Reads what save_goldens wrote."""
     goldens = {}
     with safe_open(path, "pt") as file:
-        for name, text in file.metadata().items():
-            entry = json.loads(text)
-            shapes = {key: tuple(shape) for key, shape in entry["shapes"].items()}
-            goldens[name] = Golden(shapes, tuple(entry["c_noise"]), file.get_tensor(name), entry["seed"])
+        for name, rest in json.loads(file.metadata()["goldens"]).items():
+            shapes = {key: tuple(shape) for key, shape in rest["shapes"].items()}
+            goldens[name] = Golden(shapes, tuple(rest["c_noise"]), file.get_tensor(name), rest["seed"])
     return goldens
