@@ -2,7 +2,7 @@
 
 from sde_diffusion.denoisers.base import Denoiser, NFECounter
 from sde_diffusion.denoisers.clipping import Clipped, DynamicThreshold
-from sde_diffusion.denoisers.conditioning import Conditioning, LogNoise, SigmaLabel, TimeLabel
+from sde_diffusion.denoisers.conditioning import Conditioning, LogNoise, NoiseRatio, SigmaLabel, TimeLabel
 from sde_diffusion.denoisers.exact import EmpiricalDenoiser, ExactDenoiser, GaussianDenoiser, GaussianMixtureDenoiser
 from sde_diffusion.denoisers.guidance import ClassifierFreeGuidance
 from sde_diffusion.denoisers.model_card import ModelCard
@@ -15,9 +15,11 @@ from sde_diffusion.denoisers.parameterizations import (
     LearnedVariance,
     Parameterization,
     PlainScore,
+    RescaledX0,
     Scalings,
     Score,
     V,
+    Velocity,
 )
 
 __all__ = [
@@ -39,11 +41,14 @@ __all__ = [
     "ModelCard",
     "NFECounter",
     "NetworkDenoiser",
+    "NoiseRatio",
     "Parameterization",
     "PlainScore",
+    "RescaledX0",
     "Scalings",
     "Score",
     "SigmaLabel",
     "TimeLabel",
     "V",
+    "Velocity",
 ]

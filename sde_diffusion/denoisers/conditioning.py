@@ -2,7 +2,8 @@
 
     LogNoise      log(sigma/alpha)/4       Karras et al. 2022, table 1: the same for every process of equal log-SNR
     TimeLabel     scale t + offset         DDPM's step, score_sde's 999 t, a flow's 1000 t
-    SigmaLabel    sigma or log sigma       k-diffusion's models, score_sde's VE models
+    SigmaLabel    sigma or log sigma       score_sde's VE models
+    NoiseRatio    sigma/alpha              k-diffusion's and EDM's models, which are shown x/alpha
 
 A chain of n steps has its node i = 1..n at t = i/n, so DDPM's labels 0..n-1 are n t - 1, and NCSN's, which count from the largest
 sigma down, n - n t.
@@ -73,3 +74,11 @@ class SigmaLabel(Conditioning):
 
     def label(self, levels: Levels) -> Tensor:
         return torch.log(levels.sigma) if self.log else levels.sigma
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseRatio(Conditioning):
+    """sigma/alpha, the noise of x/alpha."""
+
+    def label(self, levels: Levels) -> Tensor:
+        return levels.sigma / levels.alpha

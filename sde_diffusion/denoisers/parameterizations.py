@@ -4,10 +4,13 @@
     Score      F = sigma score    c_skip = 1/alpha                      c_out = sigma/alpha             c_in = 1
     PlainScore F = score          c_skip = 1/alpha                      c_out = sigma^2/alpha           c_in = 1
     X0         F = x0             c_skip = 0                            c_out = 1                       c_in = 1
+    RescaledX0 F = x0, of x/alpha c_skip = 0                            c_out = 1                       c_in = 1/alpha
     V          F = alpha eps - sigma x0, as (alpha x - x0_hat)/sigma where alpha^2 + sigma^2 = 1
                of the state divided by S^(1/2), with S = alpha^2 + sigma^2,
                                   c_skip = alpha/S                      c_out = -sigma/S^(1/2)            c_in = S^(-1/2)
     Flow       F = eps - x0       c_skip = 1/(alpha + sigma)            c_out = -sigma/(alpha + sigma)  c_in = 1
+    Velocity   F = dx/dt = f x - g^2/2 score, with r = 2 sigma^2/g^2,
+                                  c_skip = (1 + f r)/alpha              c_out = -r/alpha                c_in = 1
     EDM        F of unit variance, with S = alpha^2 sigma_data^2 + sigma^2,
                                   c_skip = alpha sigma_data^2/S         c_out = sigma sigma_data/S^(1/2)  c_in = S^(-1/2)
 
@@ -92,6 +95,14 @@ class X0(Parameterization):
 
 
 @dataclasses.dataclass(frozen=True)
+class RescaledX0(Parameterization):
+    """The network predicts the data from x/alpha = x_0 + (sigma/alpha) eps, as k-diffusion's and EDM's models do."""
+
+    def x0_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.zeros_like(alpha), torch.ones_like(alpha), 1 / alpha
+
+
+@dataclasses.dataclass(frozen=True)
 class V(Parameterization):
     """The network predicts v = alpha eps - sigma x_0 of the state brought to alpha^2 + sigma^2 = 1 (Salimans & Ho 2022)."""
 
@@ -106,6 +117,34 @@ class Flow(Parameterization):
 
     def x0_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return 1 / (alpha + sigma), -sigma / (alpha + sigma), torch.ones_like(alpha)
+
+
+@dataclasses.dataclass(frozen=True)
+class Velocity(Parameterization):
+    """The network predicts dx/dt of the probability-flow ODE of a process, in the direction of growing t (Song et al. 2021, eq. 13).
+
+        dx/dt = f x - g^2/2 score    (for RectifiedFlow it is eps - x_0, as Flow has it)
+
+    Args:
+        sde: the process; it must be the denoiser's, for it is time that the velocity refers to.
+    """
+
+    sde: AffineSDE
+
+    def x0_weights(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        t = self.sde.t_of_log_snr((alpha.log() - sigma.log()).double())
+        return self._weights(alpha, sigma, self.sde.f(t).to(alpha), self.sde.g(t).to(alpha))
+
+    def scalings(self, sde: AffineSDE, t: Time, conditioning: Conditioning = LogNoise()) -> Scalings:
+        if sde != self.sde:
+            raise ValueError(f"Velocity must have the denoiser's process, got {self.sde!r} and {sde!r}; use Velocity of the latter")
+        label = super().scalings(sde, t, conditioning).c_noise
+        # At t itself: a chain's f and g jump at its nodes, which t_of_log_snr meets only up to rounding.
+        return Scalings(*self._weights(sde.alpha(t), sde.sigma(t), sde.f(t), sde.g(t)), label)
+
+    def _weights(self, alpha: Tensor, sigma: Tensor, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r = torch.where(sigma == 0, 0.0, 2 * (sigma / g) ** 2)  # g may be 0 there too
+        return (1 + f * r) / alpha, -r / alpha, torch.ones_like(alpha)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,8 @@ from sde_diffusion.networks.published import (
     improved_ddpm_cifar10,
     ncsnpp_cifar10,
 )
-from sde_diffusion.networks.unet import UNet, UNetConfig
+from sde_diffusion.networks.unet import UNet
+from sde_diffusion.networks.unet_config import UNetConfig
 
 __all__ = [
     "MLP",

@@ -15,15 +15,14 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-if TYPE_CHECKING:
-    from sde_diffusion.networks.unet import UNetConfig
+from sde_diffusion.networks.unet_config import UNetConfig
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 _LAYERS: tuple[type[Convolution], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -94,13 +93,18 @@ class Resample(nn.Module):
                 return functional.interpolate(x, scale_factor=2.0, mode="nearest")
             pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[self.dims - 1]
             return pool(x, 2)
-        convolve = (_TRANSPOSED if up else _CONVOLVE)[self.dims - 1]
-        weight = self.weight(x) * (2**self.dims if up else 1)
-        return convolve(x, weight, stride=2, padding=(self.length - 2) // 2, groups=x.shape[1])
+        return self.filtered(x, stride=2, padding=(self.length - 2) // 2, up=up)
 
-    def weight(self, x: Tensor) -> Tensor:
-        """The kernel for each channel of x."""
-        return self.kernel.to(x.dtype).expand(x.shape[1], 1, *self.kernel.shape)
+    def filtered(self, x: Tensor, *, stride: int, padding: int, up: bool = False) -> Tensor:
+        """Each channel of x convolved with the kernel, or, upwards, what that is the transpose of."""
+        convolve, scale = (_TRANSPOSED[self.dims - 1], 2**self.dims) if up else (_CONVOLVE[self.dims - 1], 1)
+        weight = (self.kernel * scale).expand(x.shape[1], 1, *self.kernel.shape)
+        if x.device.type != "cpu":
+            return convolve(x, weight.to(x.dtype), stride=stride, padding=padding, groups=x.shape[1])
+        # bfloat16 has no quick kernel for this there: 40 ms against 5 for 64 channels from 16 to 32 pixels
+        wide = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast("cpu", enabled=False):
+            return convolve(x.to(wide), weight.to(wide), stride=stride, padding=padding, groups=x.shape[1]).to(x.dtype)
 
 
 _CONVOLVE = (functional.conv1d, functional.conv2d, functional.conv3d)
@@ -141,7 +145,7 @@ class Down(nn.Module):
             return self.resample(x)
         dims, length = self.resample.dims, self.resample.length
         if length:  # filtered with stride 1 and a frame of K/2, so that the convolution, of 3, needs no padding
-            x = _CONVOLVE[dims - 1](x, self.resample.weight(x), padding=length // 2, groups=x.shape[1])
+            x = self.resample.filtered(x, stride=1, padding=length // 2)
         elif self.after:
             x = functional.pad(x, (0, 1) * dims)
         return self.conv(x)
@@ -217,6 +221,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, *sides = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, math.prod(sides)).transpose(3, 4)
+        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, math.prod(sides))
+        qkv = qkv.transpose(3, 4).contiguous()  # only then is attention fused: 78 to 43 ms, both ways, for 256 pixels of 64 channels
         h = scaled_dot_product_attention(*qkv.unbind(1)).transpose(2, 3).reshape(b, c, *sides)
         return scaled_sum(x, self.out(h), self.scale)

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from sde_diffusion.networks.unet import UNet, UNetConfig
+from sde_diffusion.networks.unet import UNet
+from sde_diffusion.networks.unet_config import UNetConfig
 
 _DDPM = UNetConfig(
     channels=3,

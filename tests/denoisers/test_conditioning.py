@@ -48,6 +48,7 @@ def test_sigma_and_log_noise_are_what_they_say(way):
     t, sde = torch.tensor([0.1, 0.6, 0.9], dtype=torch.float64), sd.VPSDE()
     torch.testing.assert_close(told(sd.SigmaLabel(), sde, t, way=way), sde.sigma(t))
     torch.testing.assert_close(told(sd.SigmaLabel(log=True), sde, t, way=way), torch.log(sde.sigma(t)))
+    torch.testing.assert_close(told(sd.NoiseRatio(), sde, t, way=way), sde.sigma(t) / sde.alpha(t))
     torch.testing.assert_close(told(sd.LogNoise(), sde, t, way=way), torch.log(sde.sigma(t) / sde.alpha(t)) / 4)
 
 

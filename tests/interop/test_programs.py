@@ -8,7 +8,7 @@ from torch import nn
 
 import sde_diffusion as sd
 from sde_diffusion.denoisers.guidance import ClassifierFreeGuidance
-from sde_diffusion.interop.export import METADATA, export, load_exported
+from sde_diffusion.interop.programs import METADATA, export, load_exported
 from sde_diffusion.networks.unet import UNet, UNetConfig
 
 SDES = {"vp": sd.VPSDE(), "ve": sd.VESDE(), "ddpm": sd.DDPMChain(sd.linear_betas(100))}
