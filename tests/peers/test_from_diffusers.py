@@ -226,6 +226,28 @@ def test_a_learned_variance_is_theirs(x):
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_the_score_of_an_ncsnpp_is_its_output_at_sigma(x, tmp_path):
+    # built like google/ncsnpp-ffhq-256: skip blocks with FIR resampling, Fourier features of log(sigma), output divided by sigma
+    model = unet(
+        down_block_types=("SkipDownBlock2D", "AttnSkipDownBlock2D"),
+        up_block_types=("AttnSkipUpBlock2D", "SkipUpBlock2D"),
+        time_embedding_type="fourier",
+        mid_block_scale_factor=2**0.5,
+        block_out_channels=(32, 64),  # what their groups of 4 channels, 32 at most, divide
+        norm_num_groups=None,
+        norm_eps=1e-6,
+        attention_head_dim=None,
+        freq_shift=0,
+    )
+    scheduler = diffusers.ScoreSdeVeScheduler(2000, 0.15, 0.01, 348.0)
+    diffusers.ScoreSdeVePipeline(model, scheduler).save_pretrained(tmp_path)
+    denoiser = from_diffusers(tmp_path)
+    sigma = torch.tensor([0.1, 40.0])
+    t = denoiser.sde.t_of_log_snr(-sigma.double().log())
+    score = model(x, sigma).sample
+    torch.testing.assert_close(denoiser.score(x, t), score, rtol=1e-4, atol=1e-4 * score.abs().max().item())
+
+
 def test_score_sde_is_a_corrector_and_reverse_diffusion_on_the_ladder_of_its_levels(x, tmp_path):
     n, snr = 10, 0.15
     model = unet(time_embedding_type="fourier")
