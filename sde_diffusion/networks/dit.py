@@ -13,8 +13,8 @@ untrained network predicts F = 0. Token (row y, column x) is placed by
 
 Parameters are named as in the authors' code, so that `load_state_dict` takes their checkpoints.
 
-    dit_s_2   32.9 M parameters      dit_l_2   458 M
-    dit_b_2   130 M                 dit_xl_2  675 M
+    dit_s_2    32.9 M parameters        dit_l_2   458 M
+    dit_b_2   130 M                     dit_xl_2  675 M
 """
 
 from __future__ import annotations
