@@ -12,7 +12,8 @@ from sde_diffusion.solvers.correctors import Corrector
 from sde_diffusion.solvers.dynamic_programming import dynamic_programming, variational_bound
 from sde_diffusion.solvers.external import ScipyODE, TorchSDE
 from sde_diffusion.solvers.first_order import DDIM, Ancestral, EulerMaruyama, ReverseDiffusion
-from sde_diffusion.solvers.fitted import FitErrors, FittedSolver, fit
+from sde_diffusion.solvers.fitted import FitErrors, FittedSolver
+from sde_diffusion.solvers.fitting import fit
 from sde_diffusion.solvers.grids import Grid, chain_grid, cosine, exponential, karras, log_snr, quadratic, sigma_uniform, uniform, vp_power
 from sde_diffusion.solvers.langevin import Langevin
 from sde_diffusion.solvers.matched import Matched, match
