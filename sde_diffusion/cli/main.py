@@ -1,4 +1,4 @@
-"""The command line: `sde-diffusion train | fit | sample | evaluate | quickstart`.
+"""The command line: `sde-diffusion train | fit | sample | evaluate | export | quickstart`.
 
 A mistake of the user ends in one message on stderr (value, cause, cure) and exit code 2, before any work starts.
 """
@@ -7,11 +7,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sde_diffusion.cli import evaluate, fit, quickstart, sample, train
+from sde_diffusion.cli import evaluate, export, fit, quickstart, sample, train
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-COMMANDS = (train, fit, sample, evaluate, quickstart)
+COMMANDS = (train, fit, sample, evaluate, export, quickstart)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; None for those of the process.
     """
     parser = argparse.ArgumentParser(prog="sde-diffusion", description="Score-based diffusion models.", allow_abbrev=False)
-    commands = parser.add_subparsers(required=True, metavar="train | fit | sample | evaluate | quickstart")
+    commands = parser.add_subparsers(required=True, metavar="train | fit | sample | evaluate | export | quickstart")
     for command in COMMANDS:
         name = command.__name__.rsplit(".", 1)[1]
         sub = commands.add_parser(name, help=(command.__doc__ or "").splitlines()[0], description=command.__doc__, allow_abbrev=False,
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.config_arguments = rest
     try:
         arguments.run(arguments)
-    except (ValueError, OSError, ArithmeticError) as error:
+    except (ValueError, OSError, ArithmeticError, ImportError) as error:
         print(f"sde-diffusion {arguments.name}: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
