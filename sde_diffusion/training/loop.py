@@ -15,22 +15,26 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from ml_collections import ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from sde_diffusion.denoisers import NetworkDenoiser
+from sde_diffusion.denoisers import Conditioning, NetworkDenoiser, Parameterization
 from sde_diffusion.expressions import build
 from sde_diffusion.losses import DenoisingScoreMatching
 from sde_diffusion.noise import Stream
+from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.training import data
 from sde_diffusion.training.checkpoint import FOLDER, checkpoints, open_checkpoint, save_checkpoint, write_json
 from sde_diffusion.training.config import check, difference
 from sde_diffusion.training.ema import EMA
 
 CONFIG, LOG = "config.json", "log.jsonl"
+KINDS = {"sde": AffineSDE, "parameterization": Parameterization, "conditioning": Conditioning, "loss": DenoisingScoreMatching}
+"""What the expressions of a configuration must build."""
 
 
 @dataclass
@@ -65,11 +69,11 @@ def prepare(config: ConfigDict, workdir: str | Path, *, resume: bool = False, ov
         raise ValueError(f"{workdir} was started with another configuration ({'; '.join(changed)}); give the same one, or another workdir")
 
     dataset = data.load(config.data)
-    parts, loss = [build(part) for part in (config.sde, config.parameterization, config.conditioning)], build(config.loss)
+    sde, parameterization, conditioning, loss = (_built(config, field, kind) for field, kind in KINDS.items())
     with torch.random.fork_rng(devices=[]):  # modules draw their weights from the global generator: lend it to them
         torch.default_generator.manual_seed(config.seed)
-        network = build(config.network)
-    denoiser = NetworkDenoiser(network, *parts).to(device)
+        network = _built(config, "network", nn.Module)
+    denoiser = NetworkDenoiser(network, sde, parameterization, conditioning).to(device)
     try:
         with torch.no_grad():
             loss(denoiser, dataset.train[:2].to(device), generator=torch.Generator(device).manual_seed(0))
@@ -155,6 +159,15 @@ def fit(run: Run, *, progress: bool = True) -> NetworkDenoiser:
         bar.update()
     bar.close()
     return NetworkDenoiser(run.ema.network, denoiser.sde, denoiser.parameterization, denoiser.conditioning).eval()
+
+
+def _built(config: ConfigDict, field: str, kind: type) -> Any:
+    """The object of a field; ValueError for one of another kind."""
+    built = build(config[field])
+    if not isinstance(built, kind):
+        article = "an" if kind.__name__[0] in "AE" else "a"
+        raise ValueError(f"config.{field} must be {article} {kind.__name__}, got {config[field]}")
+    return built
 
 
 def _save(run: Run) -> None:

@@ -158,6 +158,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(config, tmp_path
         ("data", "imagenet", "no data set"),
         ("steps", 0, "must be positive"),
         ("ema", 1.0, r"\[0, 1\)"),
+        ("conditioning", "DDIM()", r"config.conditioning must be a Conditioning, got DDIM\(\)"),
+        ("sde", "V()", r"config.sde must be an AffineSDE, got V\(\)"),
+        ("network", "VPSDE()", r"config.network must be a Module, got VPSDE\(\)"),
     ],
 )
 def test_a_wrong_field_is_refused_before_anything_is_written(field, value, message, config, tmp_path):
