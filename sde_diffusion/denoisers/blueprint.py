@@ -117,8 +117,8 @@ def check_fit(tensors: Mapping[str, Tensor], network: nn.Module, what: str) -> N
     others = [key for key in wanted if key in tensors and wanted[key].shape != tensors[key].shape]
     if not (missing or unexpected or others):
         return
-    found = [_listed("missing", missing), _listed("unexpected", unexpected)]
-    found.append(_listed("of another shape", [f"{key} {(*tensors[key].shape,)} for {(*wanted[key].shape,)}" for key in others]))
+    found = [listed("missing", missing), listed("unexpected", unexpected)]
+    found.append(listed("of another shape", [f"{key} {(*tensors[key].shape,)} for {(*wanted[key].shape,)}" for key in others]))
     prefix = next((w for w in WRAPPERS if unexpected and all(key.startswith(w) for key in tensors)), None)
     if prefix:
         cause = f"the weights are of a wrapper, all their names begin with {prefix!r}; save the module inside"
@@ -129,7 +129,8 @@ def check_fit(tensors: Mapping[str, Tensor], network: nn.Module, what: str) -> N
     raise ValueError(f"{what} do not fit: {'; '.join(filter(None, found))}. Likely cause: {cause}")
 
 
-def _listed(what: str, names: list[str]) -> str:
+def listed(what: str, names: list[str]) -> str:
+    """Some names for a message: how many, and the first of them."""
     if not names:
         return ""
     return f"{len(names)} {what}: {', '.join(names[:LISTED])}{', ...' if len(names) > LISTED else ''}"

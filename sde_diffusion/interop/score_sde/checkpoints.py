@@ -25,13 +25,13 @@ from ml_collections import ConfigDict
 from torch import Tensor, nn
 
 from sde_diffusion.denoisers import Conditioning, Epsilon, NetworkDenoiser, Parameterization, PlainScore, Score, SigmaLabel, TimeLabel
+from sde_diffusion.denoisers.blueprint import listed
 from sde_diffusion.networks import NCSN, NCSNv2, UNet, UNetConfig
 from sde_diffusion.networks.blocks import Attention, Down, Join, ResidualBlock, Up
 from sde_diffusion.networks.embeddings import RandomFourierFeatures
 from sde_diffusion.sdes import VESDE, VPSDE, AffineSDE, DDPMChain, NCSNLadder, SubVPSDE, geometric_sigmas, linear_betas
 
 NCSNV2_DEPTHS = {"ncsnv2_64": 4, "ncsnv2_128": 5, "ncsnv2_256": 6}
-LISTED = 10  # names of weights in a message, at most
 
 
 def load_score_sde(path: str | Path, config: Any, *, ema: bool = True) -> NetworkDenoiser:
@@ -309,7 +309,7 @@ def _check(state: Mapping[str, Tensor], network: nn.Module, names: Mapping[str, 
         if all(name in state for name in theirs) and transform([state[name] for name in theirs]).shape != own[ours].shape
     ]
     if missing or unexpected or shapes:
-        parts = [_list("missing", missing), _list("unexpected", unexpected), _list("of another shape", shapes)]
+        parts = [listed("missing", missing), listed("unexpected", unexpected), listed("of another shape", shapes)]
         raise ValueError(
             f"the weights of {path} are not those of the configuration; {'; '.join(filter(None, parts))}."
             f" Likely {_likely(wanted, set(state) - {'sigmas'})}"
@@ -318,11 +318,6 @@ def _check(state: Mapping[str, Tensor], network: nn.Module, names: Mapping[str, 
 
 def _in_order(name: str) -> list[Any]:
     return [(part.isdigit(), int(part) if part.isdigit() else part) for part in name.split(".")]
-
-
-def _list(what: str, names: list[str]) -> str:
-    more = ", ..." if len(names) > LISTED else ""
-    return f"{len(names)} {what}: {', '.join(names[:LISTED])}{more}" if names else ""
 
 
 def _likely(wanted: set[str], found: set[str]) -> str:
