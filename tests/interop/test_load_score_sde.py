@@ -1,13 +1,11 @@
 """score_sde_pytorch's own answers on seeded weights (goldens/make_unets.py), against ours on the same weights."""
 
-import json
 import pickle
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 
 import sde_diffusion as sd
 from sde_diffusion.interop.score_sde import load_score_sde
@@ -15,18 +13,17 @@ from sde_diffusion.interop.score_sde import load_score_sde
 HERE = Path(__file__).parent
 sys.path += [str(HERE / "goldens"), str(HERE.parent / "networks" / "goldens")]
 
-from cases import CASES, LABELS, config, images  # noqa: E402
-from state import load_goldens, random_images, random_state  # noqa: E402
+from cases import CASES, config  # noqa: E402
+from state import load_goldens  # noqa: E402
 
-GOLDENS = safe_open(HERE / "goldens" / "unets.safetensors", "pt")
-SHAPES = json.loads(GOLDENS.metadata()["shapes"])  # in the order of the reference's state dict
+GOLDENS = load_goldens(HERE / "goldens" / "unets.safetensors")  # their shapes in the order of the reference's state dict
 FOURIER = "ve/cifar10_ncsnpp_continuous"
 
 
 def write(path, name, *, rename=lambda key: key, **changes):
     """A checkpoint as score_sde_pytorch's save_checkpoint writes it; its averages are the golden's weights, its last weights are others."""
-    drawn = random_state(SHAPES[name], list(CASES).index(name))
-    state = {key: drawn[key] for key in SHAPES[name]}
+    drawn = GOLDENS[name].state()
+    state = {key: drawn[key] for key in GOLDENS[name].shapes}
     fixed = {"all_modules.0.W"} if "all_modules.0.W" in state and state["all_modules.0.W"].ndim == 1 else set()
     last = {rename("module." + key): w if key in fixed else w + 1 for key, w in state.items()}
     ema = {"decay": 0.9999, "num_updates": 7, "shadow_params": [w for key, w in state.items() if key not in fixed]}
@@ -41,7 +38,8 @@ def test_the_score_of_every_family_and_flag_is_the_references(name, tmp_path):
     settings = config(name)
     denoiser = load_score_sde(write(tmp_path / "checkpoint_7.pth", name), settings)
     sde, continuous, centered, _ = CASES[name]
-    label, n, golden = torch.tensor(LABELS[name], dtype=torch.float64), 1000, GOLDENS.get_tensor(name).double()
+    known = GOLDENS[name]
+    label, n, golden = torch.tensor(known.c_noise, dtype=torch.float64), 1000, known.output.double()
     if sde == "vesde":
         t = denoiser.sde.t_of_log_snr(-torch.log(label)) if continuous else 1 - label / n
         score = golden
@@ -55,7 +53,7 @@ def test_the_score_of_every_family_and_flag_is_the_references(name, tmp_path):
         else:
             std = torch.sqrt(1 - torch.cumprod(1 - torch.linspace(0.1 / n, 20 / n, n, dtype=torch.float64), 0))[label.long()]
         score = -golden / std[:, None, None, None]
-    ours = denoiser.score(images(settings).double(), t)
+    ours = denoiser.score(known.images().double(), t)
     assert (ours - score).norm() < 1e-5 * score.norm()
     assert denoiser.network.config.recentre is not centered
     assert not denoiser.training
@@ -74,8 +72,7 @@ def test_the_score_of_every_family_and_flag_is_the_references(name, tmp_path):
 )
 def test_the_score_of_ncsn_and_ncsnv2_is_the_authors(golden, family, centered, tmp_path):
     known = load_goldens(HERE.parent / "networks" / "goldens" / "ncsn.safetensors")[golden]
-    state = random_state(known.shapes, known.seed)
-    content = {"model": {"module." + key: tensor for key, tensor in state.items()}, "step": 7}
+    content = {"model": {"module." + key: tensor for key, tensor in known.state().items()}, "step": 7}
     torch.save(content, tmp_path / "checkpoint_7.pth")
     model = {"name": family, "nf": 8, "num_scales": 10, "sigma_min": 0.01, "sigma_max": 1.0, "scale_by_sigma": family != "ncsn"}
     data, training = {"num_channels": 3, "centered": centered}, {"sde": "vesde", "continuous": False}
@@ -83,7 +80,7 @@ def test_the_score_of_ncsn_and_ncsnv2_is_the_authors(golden, family, centered, t
     label = torch.tensor(known.c_noise, dtype=torch.float64)  # counted from the largest of ten sigmas
     sigma = 0.01 ** (label / 9)
     score = known.output / (sigma[:, None, None, None] if family != "ncsn" else 1.0)
-    ours = denoiser.score(random_images(tuple(known.output.shape), known.seed + 1).double(), 1 - label / 10)
+    ours = denoiser.score(known.images().double(), 1 - label / 10)
     assert (ours - score).norm() < 1e-5 * score.norm()
 
 

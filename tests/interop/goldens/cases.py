@@ -6,9 +6,7 @@ in the files. The labels are what its `get_score_fn` hands to the network.
 
 from __future__ import annotations
 
-import torch
 from ml_collections import ConfigDict
-from state import random_images
 
 _NCSNPP = {"name": "ncsnpp", "resblock_type": "biggan", "skip_rescale": True, "nf": 16, "progressive": "none", "progressive_input": "none"}
 _VE = {"scale_by_sigma": True, "embedding_type": "fourier", "fir": True, "progressive_input": "residual"}
@@ -80,7 +78,3 @@ def config(name: str) -> ConfigDict:
     }
     data = {"image_size": 8, "num_channels": 3, "centered": centered}
     return ConfigDict({"data": data, "model": defaults | model, "training": {"sde": sde, "continuous": continuous}})
-
-
-def images(settings: ConfigDict) -> torch.Tensor:
-    return random_images((2, settings.data.num_channels, settings.data.image_size, settings.data.image_size), 1)

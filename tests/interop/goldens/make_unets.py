@@ -11,20 +11,18 @@ names and shapes of the weights and the outputs only. `upfirdn2d`, a CUDA extens
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import types
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent / "networks" / "goldens"))
 sys.path.insert(0, str(HERE))
 
-from cases import CASES, LABELS, config, images  # noqa: E402
-from state import random_state  # noqa: E402
+from cases import CASES, LABELS, config  # noqa: E402
+from state import Golden, random_images, random_state, save_goldens  # noqa: E402
 
 
 def main() -> None:
@@ -44,17 +42,18 @@ def main() -> None:
     from models import ddpm, ncsnpp  # noqa: F401
     from models.utils import get_model
 
-    tensors, shapes = {}, {}
+    goldens = {}
     for seed, name in enumerate(CASES):
         settings = config(name)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             network = get_model(settings.model.name)(settings).eval()
             own = network.state_dict()
-            shapes[name] = {key: tuple(value.shape) for key, value in own.items() if key != "sigmas"}
-            network.load_state_dict(random_state(shapes[name], seed) | {"sigmas": own["sigmas"]})
-            tensors[name] = network(images(settings), torch.tensor(LABELS[name])).float().contiguous()
-        print(name, tuple(tensors[name].shape), f"std {tensors[name].std():.3g}")
-    save_file(tensors, HERE / "unets.safetensors", metadata={"shapes": json.dumps(shapes)})
+            shapes = {key: tuple(value.shape) for key, value in own.items() if key != "sigmas"}
+            network.load_state_dict(random_state(shapes, seed) | {"sigmas": own["sigmas"]})
+            output = network(random_images((2, 3, 8, 8), seed + 1), torch.tensor(LABELS[name]))
+        goldens[name] = Golden(shapes, tuple(LABELS[name]), output, seed)
+        print(name, tuple(output.shape), f"std {output.std():.3g}")
+    save_goldens(HERE / "unets.safetensors", goldens)
 
 
 if __name__ == "__main__":
