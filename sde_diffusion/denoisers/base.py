@@ -56,6 +56,12 @@ class Levels(NamedTuple):
     log_snr: Tensor
     time: Callable[[], Tensor]
 
+    @staticmethod
+    def at(sde: AffineSDE, t: Time) -> Levels:
+        """The levels of a process at times t, of their shape."""
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        return Levels(alpha, sigma, -torch.log(sigma / alpha), lambda: as_time(t))
+
 
 class Predictions(NamedTuple):
     """x0_hat(x, cond) = skip_i x + out_i raw_i(into_i x, cond) at r rows of levels; into, skip and out, if None, are 1, 0 and 1."""

@@ -20,6 +20,9 @@ from torch import Tensor
 
 from sde_diffusion.denoisers.base import Levels
 from sde_diffusion.expressions import plain_floats
+from sde_diffusion.sdes import AffineSDE
+
+_HALVINGS = 60  # of [0, t_max]: more than float64 has digits
 
 
 class Conditioning(abc.ABC):
@@ -28,6 +31,15 @@ class Conditioning(abc.ABC):
     @abc.abstractmethod
     def label(self, levels: Levels) -> Tensor:
         """The number at each of the levels, of their shape."""
+
+    def time(self, sde: AffineSDE, label: Tensor) -> Tensor:
+        """The times in [0, t_max], float64, that have these labels; for a rule that grows with t, by halving."""
+        low, high = torch.zeros_like(label, dtype=torch.float64), torch.full_like(label, sde.t_max, dtype=torch.float64)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            above = self.label(Levels.at(sde, middle)) > label
+            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+        return (low + high) / 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +72,9 @@ class TimeLabel(Conditioning):
     def label(self, levels: Levels) -> Tensor:
         label = levels.time() * self.scale + self.offset
         return torch.round(label) if self.whole else label
+
+    def time(self, sde: AffineSDE, label: Tensor) -> Tensor:
+        return ((label.double() - self.offset) / self.scale).clamp(0, sde.t_max)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,7 +33,7 @@ from sde_diffusion.denoisers.conditioning import Conditioning, LogNoise
 from sde_diffusion.expressions import plain_floats
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.sdes.base import check_positive
-from sde_diffusion.shapes import Time, as_time
+from sde_diffusion.shapes import Time
 
 
 class Scalings(NamedTuple):
@@ -57,9 +57,8 @@ class Parameterization(abc.ABC):
 
     def scalings(self, sde: AffineSDE, t: Time, conditioning: Conditioning = LogNoise()) -> Scalings:
         """The four scalars at times t."""
-        alpha, sigma = sde.alpha(t), sde.sigma(t)
-        levels = Levels(alpha, sigma, -torch.log(sigma / alpha), lambda: as_time(t))
-        return Scalings(*self.x0_weights(alpha, sigma), conditioning.label(levels))
+        levels = Levels.at(sde, t)
+        return Scalings(*self.x0_weights(levels.alpha, levels.sigma), conditioning.label(levels))
 
 
 @dataclasses.dataclass(frozen=True)

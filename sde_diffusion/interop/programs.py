@@ -169,3 +169,5 @@ def _write_onnx(program: ExportedProgram, path: Path, content: str) -> None:
 
 
 _WRITERS: dict[str, Callable[[ExportedProgram, Path, str], None]] = {".pt2": _write_pt2, ".onnx": _write_onnx}
+SUFFIXES = tuple(_WRITERS)
+"""Of the files that `export` writes."""

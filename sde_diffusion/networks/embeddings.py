@@ -33,6 +33,7 @@ class FourierFeatures(nn.Module):
     def __init__(self, channels: int, *, max_frequency: float = 64.0) -> None:
         super().__init__()
         _check_channels(channels)
+        self.channels = channels
         exponents = torch.linspace(0.0, 1.0, channels // 2, dtype=torch.float64)
         self.register_buffer("frequencies", torch.exp(exponents * math.log(max_frequency)).float(), persistent=False)
 
@@ -57,6 +58,7 @@ class PositionalFeatures(nn.Module):
     def __init__(self, channels: int, *, sine_first: bool) -> None:
         super().__init__()
         _check_channels(channels)
+        self.channels = channels
         half = channels // 2
         exponents = torch.arange(half, dtype=torch.float32) / (half - 1 if sine_first else half)
         self.register_buffer("frequencies", torch.exp(-math.log(1e4) * exponents), persistent=False)
@@ -82,6 +84,7 @@ class RandomFourierFeatures(nn.Module):
     def __init__(self, channels: int, *, scale: float = 16.0) -> None:
         super().__init__()
         _check_channels(channels)
+        self.channels = channels
         self.register_buffer("periods", torch.randn(channels // 2) * scale)
 
     periods: Tensor
@@ -101,13 +104,15 @@ def _sines_and_cosines(c: Tensor, frequencies: Tensor, sine_first: bool) -> Tens
     return torch.cat((angles.sin(), angles.cos()) if sine_first else (angles.cos(), angles.sin()), dim=1)
 
 
+Features = FourierFeatures | PositionalFeatures | RandomFourierFeatures
+
+
 class NoiseEmbedding(nn.Module):
     """Embeds c_noise (b,), and a class label (b,) where there are classes, into (b, width).
 
     Args:
         width: size of the embedding.
-        features: what lifts c_noise to (b, channels); FourierFeatures of `width` channels if None.
-        channels: of the features.
+        features: what lifts c_noise to (b, features.channels); FourierFeatures of `width` channels if None.
         classes: number of classes; 0 makes an unconditional network. Index `classes` is the dedicated null class, which is also what
             cond=None means: class 0 is a real class (the digit zero).
 
@@ -115,11 +120,11 @@ class NoiseEmbedding(nn.Module):
         ValueError: when called with a label, if there are no classes.
     """
 
-    def __init__(self, width: int, *, features: nn.Module | None = None, channels: int | None = None, classes: int = 0) -> None:
+    def __init__(self, width: int, *, features: Features | None = None, classes: int = 0) -> None:
         super().__init__()
         self.classes = classes
-        self.features = FourierFeatures(width) if features is None else features
-        self.perceptron = nn.Sequential(nn.Linear(channels or width, width), nn.SiLU(), nn.Linear(width, width))
+        self.features = features or FourierFeatures(width)
+        self.perceptron = nn.Sequential(nn.Linear(self.features.channels, width), nn.SiLU(), nn.Linear(width, width))
         self.labels = nn.Embedding(classes + 1, width) if classes else None
 
     def forward(self, c_noise: Tensor, cond: Tensor | None = None) -> Tensor:

@@ -28,7 +28,7 @@ from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
 from sde_diffusion.networks.blocks import Down, Join, ResidualBlock, Up, convolution, norm, scaled_sum, zero
-from sde_diffusion.networks.embeddings import FourierFeatures, NoiseEmbedding, PositionalFeatures, RandomFourierFeatures
+from sde_diffusion.networks.embeddings import Features, FourierFeatures, NoiseEmbedding, PositionalFeatures, RandomFourierFeatures
 from sde_diffusion.networks.unet_config import UNetConfig
 
 
@@ -84,7 +84,7 @@ class _UpLevel(nn.Module):
     def __init__(self, config: UNetConfig, level: int, inputs: int, kept: list[int], pyramid: int) -> None:
         super().__init__()
         outputs, attention = config.width * config.multipliers[level], level in config.attention
-        self.mode, self.scale = config.progressive_output, config.sum_scale
+        mode, self.scale = config.progressive_output, config.sum_scale
         self.blocks = nn.ModuleList()
         number = config.blocks if config.slim else config.blocks + 1
         for i in range(number):
@@ -93,14 +93,12 @@ class _UpLevel(nn.Module):
             inputs = outputs
         self.norm = self.conv = self.pyramid = self.resample = None
         coarsest = level == len(config.multipliers) - 1
-        self.pyramid_channels = pyramid
-        if self.mode == "skip" or (self.mode == "residual" and coarsest):
-            self.pyramid_channels = config.outputs if self.mode == "skip" else outputs
+        self.pyramid_channels = config.outputs if mode == "skip" else outputs
+        if mode == "skip" or (mode == "residual" and coarsest):
             last = convolution(config, outputs, self.pyramid_channels)
-            self.norm, self.conv = norm(config, outputs), zero(last) if self.mode == "skip" else last
-        if self.mode != "none" and not coarsest:
-            self.pyramid = Up(config, pyramid, pyramid if self.mode == "skip" else outputs, conv=self.mode == "residual")
-            self.pyramid_channels = pyramid if self.mode == "skip" else outputs
+            self.norm, self.conv = norm(config, outputs), zero(last) if mode == "skip" else last
+        if mode != "none" and not coarsest:
+            self.pyramid = Up(config, pyramid, self.pyramid_channels, conv=mode == "residual")
         if level:
             self.resample = (
                 ResidualBlock(config, outputs, outputs, resample="up")
@@ -193,16 +191,15 @@ class UNet(nn.Module):
 
 
 def _embedding(config: UNetConfig) -> NoiseEmbedding:
-    width = config.width
-    features: nn.Module
+    features: Features
     match config.embedding:
         case "octaves":
-            features, channels = FourierFeatures(config.embedding_width), config.embedding_width
+            features = FourierFeatures(config.embedding_width)
         case "fourier":
-            features, channels = RandomFourierFeatures(2 * width, scale=config.fourier_scale), 2 * width
+            features = RandomFourierFeatures(2 * config.width, scale=config.fourier_scale)
         case kind:
-            features, channels = PositionalFeatures(width, sine_first=kind == "ddpm"), width
-    return NoiseEmbedding(config.embedding_width, features=features, channels=channels, classes=config.classes)
+            features = PositionalFeatures(config.width, sine_first=kind == "ddpm")
+    return NoiseEmbedding(config.embedding_width, features=features, classes=config.classes)
 
 
 def _run(block: nn.Module, h: Tensor, e: Tensor) -> Tensor:

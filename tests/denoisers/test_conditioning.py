@@ -64,3 +64,13 @@ def test_a_label_of_no_scale_is_refused():
     for scale, offset in ((0.0, 0.0), (float("nan"), 0.0), (1.0, float("inf"))):
         with pytest.raises(ValueError, match="scale must be finite and not 0"):
             sd.TimeLabel(scale, offset)
+
+
+@pytest.mark.parametrize(
+    "conditioning", [sd.LogNoise(), sd.TimeLabel(-10, 3), sd.SigmaLabel(), sd.SigmaLabel(log=True), sd.NoiseRatio()], ids=repr
+)
+@pytest.mark.parametrize("sde", [sd.VPSDE(), sd.VESDE(), CHAIN], ids=lambda s: type(s).__name__)
+def test_the_time_of_a_label_is_the_time_that_has_it(conditioning, sde):
+    t = torch.tensor([0.05, 0.4, 0.85], dtype=torch.float64)
+    label = conditioning.label(sd.denoisers.base.Levels.at(sde, t))
+    torch.testing.assert_close(conditioning.time(sde, label), t, rtol=1e-9, atol=1e-9)

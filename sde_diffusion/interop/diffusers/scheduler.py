@@ -36,7 +36,6 @@ except ImportError as error:
 LABELS = 999.0  # times t: the labels of a continuous process, score_sde's for VP
 LENGTH = 1000  # of a process that is no chain, where a training script asks for the number of labels
 _WHOLE = 1e-6  # by which labels may miss whole numbers that they mean
-_HALVINGS = 60
 
 
 class TableauScheduler(SchedulerMixin, ConfigMixin):
@@ -211,11 +210,11 @@ class TableauScheduler(SchedulerMixin, ConfigMixin):
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """alpha x_0 + sigma eps at the times of which `timesteps` () or (b,) are the labels, any of those a model was trained with."""
-        return self.sde.perturb(original_samples, self._times(timesteps.to(original_samples.device)), noise)
+        return self.sde.perturb(original_samples, self.conditioning.time(self.sde, timesteps.to(original_samples.device)), noise)
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """(alpha eps - sigma x_0)/sqrt(alpha^2 + sigma^2), what a model of the parameterization V predicts; `sample` is x_0."""
-        t = self._times(timesteps.to(sample.device))
+        t = self.conditioning.time(self.sde, timesteps.to(sample.device))
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
         size = torch.hypot(alpha, sigma)
         return expand(alpha / size, sample) * noise - expand(sigma / size, sample) * sample
@@ -253,17 +252,6 @@ class TableauScheduler(SchedulerMixin, ConfigMixin):
             wanted = f"call {i} of the run is the one at timestep {self._labels[i]:g}"
             raise ValueError(f"{wanted}, got {float(timestep):g}; step once through `timesteps`, in order")
         return i
-
-    def _times(self, labels: Tensor) -> Tensor:
-        """The times of labels, by halving where the conditioning is no multiple of t."""
-        if isinstance(self.conditioning, TimeLabel):
-            return ((labels.double() - self.conditioning.offset) / self.conditioning.scale).clamp(0, self.sde.t_max)
-        low, high = torch.zeros_like(labels, dtype=torch.float64), torch.full_like(labels, self.sde.t_max, dtype=torch.float64)
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            above = self.parameterization.scalings(self.sde, middle, self.conditioning).c_noise > labels
-            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-        return (low + high) / 2
 
 
 def _some(values: list[float]) -> str:
