@@ -112,7 +112,7 @@ _ROUNDING = 1e-13  # px + px0 skip is 0 for a network that predicts what is reme
 
 
 def run(tableau: Tableau, denoiser: Denoiser, x: Tensor, noise: Noise, cond: Any = None, corrector: Move | None = None) -> Iterator[Step]:
-    """The loop over a table's rows, the only one; `corrector` is called wherever a step ends.
+    """The loop over a table's rows; `corrector` is called wherever a step ends. Where others own the loop, interop/diffusers/walk.py walks.
 
     With x0_hat = skip x + out F the prediction is p = a x + b F; what is kept is p/b and b, so that a network that predicts what its solver
     remembers costs no operation beside its own.
