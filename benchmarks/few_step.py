@@ -35,6 +35,7 @@ from torch import Tensor
 
 import sde_diffusion as sd
 from sde_diffusion import evaluation, training
+from sde_diffusion.data import load
 
 BUDGETS = (5, 8, 10, 15, 20)
 REACH = 0.5
@@ -356,10 +357,11 @@ def part_transfer(options: argparse.Namespace) -> bool:
     denoiser, x, end = network(options)
     solvers = fitted("digits", denoiser, options.budgets, x.shape[1:], options)
     low = copy.deepcopy(denoiser).bfloat16()
-    data, path = training.load("digits"), options.out / "digits_0_to_4.npz"
+    data, path = load("digits"), options.out / "digits_0_to_4.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, train=data.train[data.train_labels < 5], held_out=data.held_out[data.held_out_labels < 5])
+        parts = {"train": data.train.take(), "held_out": data.held_out.take()}
+        np.savez(path, **{name: part.x[part.labels < 5] for name, part in parts.items()})
     five = digits(options.out / "digits_0_to_4", options, str(path))
     others = fitted("digits", five, options.budgets, x.shape[1:], options)
     for nfe, (solver, _) in solvers.items():
@@ -375,11 +377,11 @@ def part_digits(options: argparse.Namespace) -> bool:
     denoiser, x, end = network(options)
     some = (sd.vp_power(R=1), sd.vp_power(R=2), sd.log_snr)
     missed = summary(cells("digits/VP", denoiser, x, end, options, lambda nfe: competitors(nfe, some)))
-    data, more = training.load("digits"), starts(denoiser.sde, (720, 1, 8, 8), options.starts + 1, torch.float32)
-    rows = []
+    data, more = load("digits"), starts(denoiser.sde, (720, 1, 8, 8), options.starts + 1, torch.float32)
+    train, rows = data.train.take(), []
     for nfe, (solver, _) in fitted("digits", denoiser, (5, 8), x.shape[1:], options).items():
         for name, kind, calls in (("fitted", solver, nfe), ("auto", "auto", nfe), ("auto", "auto", 2 * nfe)):
-            found = evaluation.quality(ours(denoiser, more, kind, calls), data.train, data.held_out, labels=data.train_labels)
+            found = evaluation.quality(ours(denoiser, more, kind, calls), train.x, data.held_out.take().x, labels=train.labels)
             rows.append((name, str(calls), *found.cells()))
     print(evaluation.table(("solver", "NFE", *evaluation.QUALITY_COLUMNS), rows))
     return missed

@@ -25,8 +25,7 @@ def build(text: str, names: Mapping[str, Any] | None = None) -> Any:
         ValueError: if the text is not such an expression, names something unknown, or its arguments do not fit.
     """
     if names is None:
-        package = sys.modules[__package__]
-        names = {name: getattr(package, name) for name in package.__all__}
+        names = public_names()
     try:
         tree = ast.parse(text.strip(), mode="eval").body
         return _evaluate(tree, names, text)
@@ -34,6 +33,12 @@ def build(text: str, names: Mapping[str, Any] | None = None) -> Any:
         raise ValueError(f"{text!r} is not an expression ({error.msg}); write it like DDIM(eta=0.5)") from None
     except (RecursionError, MemoryError):
         raise ValueError(f"{text[:40]!r}... is nested too deeply") from None
+
+
+def public_names() -> dict[str, Any]:
+    """What an expression may use: the package's public vocabulary."""
+    package = sys.modules[__package__]
+    return {name: getattr(package, name) for name in package.__all__}
 
 
 def plain_floats(obj: Any) -> None:

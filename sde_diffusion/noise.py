@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -62,6 +63,50 @@ class PerSample:
             buffer = torch.stack(draws).to(x.device) if draws else x.new_empty(0, size)
         z, self._buffers[x.dtype, x.device] = buffer[:, :n], buffer[:, n:]
         return z.reshape(x.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Positioned:
+    """Gives position i of an endless batch the same numbers to whoever draws it, in whatever part: training on any number of processes.
+
+    Position i belongs to block i // k of k = max(1, 4096/n) samples of n numbers, and each block has a generator of its own, seeded by
+    the key and the block. Without state: the same call gives the same numbers.
+
+    Args:
+        key: what the numbers depend on, such as (seed, step).
+        start: the position of the first sample that is drawn.
+    """
+
+    key: tuple[int, ...]
+    start: int = 0
+
+    size: ClassVar[int] = 4096  # numbers per block: fewer blocks to seed for small samples, at most two blocks too many for large ones
+
+    def __call__(self, x: Tensor) -> Tensor:
+        z = torch.empty_like(x, memory_format=torch.contiguous_format)
+        generator = torch.Generator(x.device)
+        k = max(1, self.size // max(1, x.shape[1:].numel()))
+        for block in range(self.start // k, -(-(self.start + len(x)) // k)):
+            first = block * k - self.start
+            rows = z[max(first, 0) : max(first + k, 0)]
+            generator.manual_seed(mixed(*self.key, block))
+            if len(rows) == k:
+                rows.normal_(generator=generator)
+            else:
+                whole = torch.randn(k, *x.shape[1:], dtype=x.dtype, device=x.device, generator=generator)
+                rows.copy_(whole[max(-first, 0) :][: len(rows)])
+        return z
+
+
+def mixed(*key: int) -> int:
+    """A seed in [0, 2^31) of some integers, neighbours of which give unrelated seeds (splitmix64; Steele et al. 2014)."""
+    state = 0
+    for part in key:
+        state = (state ^ part) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 33
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

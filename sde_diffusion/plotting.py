@@ -1,4 +1,4 @@
-"""Pictures: grids of images, the loss curve, films of noise turning into data, clouds of points.
+"""Pictures: grids of images, curves of losses and quality, films of noise turning into data, clouds of points.
 
 Everything is drawn on explicit figures: matplotlib's global state, backend included, is left alone.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -80,8 +80,134 @@ def loss_curve(log: Path, path: Path) -> None:
     figure.savefig(path)
 
 
+def training_curves(log: Path, path: Path) -> None:
+    """Draws loss, norm of the gradient and learning rate of a training log (log.jsonl) against the step, those that it has."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    names = [name for name in ("loss", "gradient_norm", "lr") if any(line.get(name) is not None for line in lines)]
+    figure = Figure(figsize=(6, 2.5 * len(names)), layout="constrained")
+    for axes, name in zip(figure.subplots(len(names), sharex=True, squeeze=False)[:, 0], names, strict=True):
+        known = [line for line in lines if line.get(name)]  # a rate of 0, at the end of a cosine, has no logarithm
+        axes.plot([line["step"] for line in known], [line[name] for line in known])
+        axes.set(ylabel=name.replace("_", " "), yscale="log", xlabel="step" if name == names[-1] else "")
+    figure.savefig(path)
+
+
+def loss_by_level(log: Path, path: Path, *, curves: int = 5) -> None:
+    """Draws the loss at each noise level, over log_snr, at some steps of a training log (log.jsonl), from light (early) to dark (last).
+
+    Args:
+        log: whose lines have `loss_by_level`.
+        path: of the picture.
+        curves: how many steps, evenly spread over the run.
+
+    Raises:
+        ValueError: for a log without losses by level.
+    """
+    lines = [line for line in map(json.loads, log.read_text().splitlines()) if line.get("loss_by_level")]
+    if not lines:
+        raise ValueError(f"{log} has no losses by noise level; train with this version to log them")
+    chosen = sorted({round(i * (len(lines) - 1) / max(1, curves - 1)) for i in range(curves)} | {len(lines) - 1})
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="log snr, noise to data", ylabel="loss", yscale="log", title="loss by noise level")
+    for rank, line in enumerate((lines[i] for i in chosen), start=1):
+        levels = line["loss_by_level"]
+        loss = [math.nan if value is None else value for value in levels["loss"]]
+        axes.stairs(loss, levels["edges"], baseline=None, color=str(0.9 * (1 - rank / len(chosen))), label=f"step {line['step']}")
+    axes.legend()
+    figure.savefig(path)
+
+
 def film(states: Sequence[Tensor], path: Path, *, columns: int | None = None, zoom: int = ZOOM) -> None:
     """Saves a sequence of images (b, c, h, w), noise first, as an animated GIF that rests on its last frame."""
     frames = [tile(state, columns=columns, zoom=zoom).convert("P") for state in states]
     durations = [FRAME] * (len(frames) - 1) + [PAUSE]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+
+def neighbours(samples: Tensor, nearest: Tensor, path: Path, *, zoom: int = ZOOM) -> None:
+    """Saves samples, the top row, above the data nearest to each, the nearest first.
+
+    Args:
+        samples: (b, c, h, w).
+        nearest: (b, k, c, h, w).
+        path: of the picture.
+        zoom: screen pixels per image pixel.
+    """
+    rows = torch.cat([samples[:, None].cpu(), nearest.cpu()], 1).transpose(0, 1)
+    board = tile(rows.flatten(0, 1), columns=len(samples), zoom=zoom)
+    top = (samples.shape[2] + GAP) * zoom  # the gap below the first row is white
+    board.paste("white", (0, top, board.width, top + GAP * zoom))
+    board.save(path)
+
+
+def losses_by_level(log_snr: Sequence[float], curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], path: Path) -> None:
+    """Draws losses against lam = log(alpha/sigma), one curve (losses, errors) per name, and below them their ratios to the first.
+
+    Bands are two standard errors wide.
+    """
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    above.set(ylabel="weighted loss", yscale="log", title="loss by noise level")
+    first, _ = next(iter(curves.values()))
+    below.set(xlabel="log(alpha/sigma), noise to data", ylabel=f"over {next(iter(curves))}")
+    for name, (losses, errors) in curves.items():
+        (line,) = above.plot(log_snr, losses, ".-", label=name)
+        ratios, spread = ([y / x for x, y in zip(first, ys, strict=True)] for ys in (losses, errors))
+        below.plot(log_snr, ratios, ".-")
+        low, high = ([r + side * 2 * e for r, e in zip(ratios, spread, strict=True)] for side in (-1, 1))
+        below.fill_between(log_snr, low, high, alpha=0.2, color=line.get_color(), linewidth=0)
+    above.legend()
+    figure.savefig(path)
+
+
+def quality_curve(curves: Mapping[str, Sequence[tuple[int, float]]], path: Path, *, metric: str, floor: float | None = None) -> None:
+    """Draws a metric against network calls, one curve of (calls, value) per solver, and the floor as a dashed line."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    values = [value for points in curves.values() for _, value in points]
+    wide = 0 < 10 * min(values) < max(values)
+    axes = figure.add_subplot(xlabel="network calls", ylabel=metric, xscale="log", yscale="log" if wide else "linear")
+    for name, points in curves.items():
+        axes.plot(*zip(*points, strict=True), ".-", label=name)
+    if floor is not None:
+        axes.axhline(floor, color="0.5", linestyle="--", label="real data")
+    calls = [calls for calls, _ in max(curves.values(), key=len)]
+    axes.set_xticks(calls, [str(c) for c in calls])
+    axes.minorticks_off()
+    axes.legend()
+    figure.savefig(path)
+
+
+def class_counts(counts: Sequence[int], expected: Sequence[float], path: Path) -> None:
+    """Draws samples by class over the band expected +- 3 standard deviations, in which 997 of 1000 counts lie."""
+    n = sum(counts)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="class", ylabel="samples", title="classes")
+    axes.bar(range(len(counts)), counts, color="0.7", label="samples")
+    spread = [3 * (e * (1 - e / n)) ** 0.5 for e in expected]
+    axes.errorbar(range(len(counts)), expected, yerr=spread, fmt="_", color="C3", capsize=4, label="training data, 3 sigma")
+    axes.set_xticks(range(len(counts)))
+    axes.set_ylim(0, 1.25 * max(max(counts), *(e + s for e, s in zip(expected, spread, strict=True))))
+    axes.legend(loc="upper center", ncols=2)
+    figure.savefig(path)
+
+
+def side_by_side(pictures: Mapping[str, Path], path: Path) -> None:
+    """Saves picture files next to each other under their names, each scaled to the height of the highest."""
+    figure = Figure(figsize=(4 * len(pictures), 4.3), layout="constrained")
+    for axes, (name, file) in zip(figure.subplots(1, len(pictures), squeeze=False)[0], pictures.items(), strict=True):
+        with Image.open(file) as image:
+            axes.imshow(image.convert("RGB"), interpolation="none")
+        axes.set_title(name, fontsize=9)
+        axes.axis("off")
+    figure.savefig(path, dpi=150)
+
+
+def loss_curves(logs: Mapping[str, Path], path: Path) -> None:
+    """Draws the losses of several training logs (log.jsonl) against the step."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel="loss", yscale="log", title="denoising score matching")
+    for name, log in logs.items():
+        lines = [line for line in map(json.loads, log.read_text().splitlines()) if "loss" in line]
+        axes.plot([line["step"] for line in lines], [line["loss"] for line in lines], label=name)
+    axes.legend()
+    figure.savefig(path)

@@ -13,6 +13,8 @@ ROOT = pathlib.Path(sde_diffusion.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 HELPERS = {"shapes", "noise", "expressions"}
 LAYERS = {
+    "data": 0,
+    "plotting": 0,
     "sdes": 0,
     "networks": 0,
     "denoisers": 1,
@@ -22,7 +24,6 @@ LAYERS = {
     "interop": 3,
     "training": 3,
     "evaluation": 3,
-    "plotting": 3,
     "cli": 4,
 }
 
@@ -88,6 +89,10 @@ def test_heavy_and_optional_modules_are_imported_where_they_are_used():
     heavy = (
         "matplotlib",
         "sklearn",
+    "accelerate",
+    "datasets",
+    "torchmetrics",
+    "ot",
         "scipy.stats",
         "scipy.integrate",
         "torchsde",

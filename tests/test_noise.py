@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import sde_diffusion as sd
-from sde_diffusion.noise import Brownian, make_noise
+from sde_diffusion.noise import Brownian, Positioned, make_noise, mixed
 
 
 def stream(seed: int = 0) -> sd.Stream:
@@ -178,3 +178,26 @@ def test_without_a_source_every_run_is_new_and_the_global_state_is_untouched():
     assert torch.equal(before[0], torch.random.get_rng_state())
     assert before[1] == random.getstate()
     assert (before[2] == np.random.get_state()[1]).all()
+
+
+@pytest.mark.parametrize("shape", [(300, 2), (70, 1, 8, 8), (5, 3, 40, 40)])
+def test_positioned_numbers_are_the_same_in_whatever_parts_they_are_drawn(shape):
+    x = torch.empty(shape)
+    whole = Positioned((7, 3))(x)
+    n = len(x)
+    parts = [Positioned((7, 3), start)(x[start:end]) for start, end in ((0, 1), (1, n // 2), (n // 2, n))]
+    assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(Positioned((7, 3))(x), whole)
+    assert not torch.equal(Positioned((7, 4))(x), whole)
+
+
+def test_positioned_numbers_are_standard_normal_and_unrelated_from_step_to_step():
+    z = torch.stack([Positioned((0, step))(torch.empty(200, 8)) for step in range(50)])
+    assert z.mean().abs() < 4 / z.numel() ** 0.5
+    assert (z.var() - 1).abs() < 4 * (2 / z.numel()) ** 0.5
+    correlations = torch.corrcoef(z.flatten(1)).fill_diagonal_(0)
+    assert correlations.abs().max() < 4.5 / 1600**0.5  # of 1225 pairs
+
+
+def test_seeds_of_neighbouring_keys_differ():
+    assert len({mixed(seed, step, use) for seed in range(10) for step in range(100) for use in range(3)}) == 3000

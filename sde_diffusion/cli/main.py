@@ -1,4 +1,4 @@
-"""The command line: `sde-diffusion train | fit | sample | evaluate | export | quickstart`.
+"""The command line: `sde-diffusion train | fit | sample | evaluate | compare | export | quickstart`.
 
 A mistake of the user ends in one message on stderr (value, cause, cure) and exit code 2, before any work starts.
 """
@@ -7,11 +7,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sde_diffusion.cli import evaluate, export, fit, quickstart, sample, train
+from sde_diffusion.cli import compare, evaluate, export, fit, quickstart, sample, train
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-COMMANDS = (train, fit, sample, evaluate, export, quickstart)
+KEPT = {
+    "train": "training continues from the last checkpoint with --resume",
+    "quickstart": "training continues from the last checkpoint with --resume",
+    "fit": "the tables fitted so far are kept",
+    "sample": "samples in a folder are kept, and the same command continues",
+    "evaluate": "the samples drawn so far are kept, and the same command continues",
+}
+COMMANDS = (train, fit, sample, evaluate, compare, export, quickstart)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; None for those of the process.
     """
     parser = argparse.ArgumentParser(prog="sde-diffusion", description="Score-based diffusion models.", allow_abbrev=False)
-    commands = parser.add_subparsers(required=True, metavar="train | fit | sample | evaluate | export | quickstart")
+    commands = parser.add_subparsers(required=True, metavar="train | fit | sample | evaluate | compare | export | quickstart")
     for command in COMMANDS:
         name = command.__name__.rsplit(".", 1)[1]
         sub = commands.add_parser(name, help=(command.__doc__ or "").splitlines()[0], description=command.__doc__, allow_abbrev=False,
@@ -38,9 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sde-diffusion {arguments.name}: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
-        kept = (
-            "the tables fitted so far are kept" if arguments.run is fit.run else "training continues from the last checkpoint with --resume"
-        )
+        kept = KEPT.get(arguments.name, "nothing was lost")
         print(f"sde-diffusion {arguments.name}: interrupted; {kept}", file=sys.stderr)
         return INTERRUPTED
     return 0

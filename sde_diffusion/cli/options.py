@@ -14,8 +14,9 @@ def device(name: str) -> str:
     return name
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", type=device, default="cpu", help="cpu, cuda, mps; default: %(default)s")
+def add_device(parser: argparse.ArgumentParser, *, default: str | None = "cpu") -> None:
+    help = "cpu, cuda, mps; default: " + (default or "the one that accelerate finds, and its processes")
+    parser.add_argument("--device", type=device, default=default, help=help)
 
 
 def add_existing_run(parser: argparse.ArgumentParser) -> None:

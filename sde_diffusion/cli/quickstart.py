@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import torch
 
-from sde_diffusion import evaluation, plotting, solvers, training
-from sde_diffusion.cli.evaluate import COLUMNS
+from sde_diffusion import data, evaluation, plotting, solvers, training
 from sde_diffusion.cli.options import add_device, add_existing_run
 from sde_diffusion.denoisers import Denoiser
 from sde_diffusion.expressions import build
 
+COLUMNS = ("solver", "NFE", "seconds", *evaluation.QUALITY_COLUMNS)
 SDES = {"vp": "VPSDE()", "subvp": "SubVPSDE()", "ve": "VESDE(sigma_max=10.0)"}  # 9.6: the largest distance of two digits
 FAST = 20  # --fast takes this many times fewer steps
 FRAMES = 60  # of the film
@@ -61,20 +61,19 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.steps is not None:
         config.steps = arguments.steps
     workdir = arguments.workdir
+    training.keep_freed_memory()
     job = training.prepare(config, workdir, resume=arguments.resume, overwrite=arguments.overwrite, device=arguments.device)
     denoiser = training.fit(job)
     plotting.loss_curve(workdir / training.LOG, workdir / "loss.png")
     rows = []
     for entry in ENTRIES:
         steps = max(2, entry.steps // FAST) if entry.steps and arguments.fast else entry.steps
-        rows.append(_sample(entry, steps, denoiser, job.dataset, arguments))
+        rows.append(_sample(entry, steps, denoiser, job.experiment.data, arguments))
     print(evaluation.table(COLUMNS, rows))
     print(f"x floor: against the distance of real digits to real ones; 1-NN acc: 0.5 is ideal\npictures in {workdir}")
 
 
-def _sample(
-    entry: Entry, steps: int | None, denoiser: Denoiser, dataset: training.Dataset, arguments: argparse.Namespace
-) -> tuple[str, ...]:
+def _sample(entry: Entry, steps: int | None, denoiser: Denoiser, dataset: data.Data, arguments: argparse.Namespace) -> tuple[str, ...]:
     """Samples with one solver, saves its picture and gives its row of the table."""
     every, nfe = max(1, (steps or 1) // FRAMES), 0
     states: list[torch.Tensor] = []
@@ -95,5 +94,6 @@ def _sample(
     plotting.picture(samples[:SHOWN], arguments.workdir / f"{entry.name}.png")
     if states:
         plotting.film([*states, samples[:SHOWN].cpu()], arguments.workdir / "film.gif")
-    quality = evaluation.quality(samples.cpu(), dataset.train, dataset.held_out, labels=dataset.train_labels)
+    train, held_out = dataset.train.take(), dataset.held_out.take()
+    quality = evaluation.quality(samples.cpu(), train.x, held_out.x, labels=train.labels)
     return (entry.solver, str(nfe), f"{seconds:.1f}", *quality.cells())

@@ -2,18 +2,22 @@
 
 from sde_diffusion.training.checkpoint import Checkpoint, load_denoiser, open_checkpoint
 from sde_diffusion.training.config import default_config
-from sde_diffusion.training.data import Dataset, load
-from sde_diffusion.training.ema import EMA
-from sde_diffusion.training.loop import LOG, fit, prepare, train
+from sde_diffusion.training.ema import Averages
+from sde_diffusion.training.experiment import Experiment
+from sde_diffusion.training.loop import fit, train
+from sde_diffusion.training.memory import keep_freed_memory
+from sde_diffusion.training.run import Run, prepare
+from sde_diffusion.training.tracking import LOG
 
 __all__ = [
-    "EMA",
     "LOG",
+    "Averages",
     "Checkpoint",
-    "Dataset",
+    "Experiment",
+    "Run",
     "default_config",
     "fit",
-    "load",
+    "keep_freed_memory",
     "load_denoiser",
     "open_checkpoint",
     "prepare",

@@ -1,13 +1,14 @@
 """Checkpoints: folders of safetensors and one JSON file, written as a whole or not at all, never pickled.
 
-    workdir/checkpoints/00001000/{network,ema,optimizer}.safetensors      the tensors
-                                 state.json                               step, generator, configuration, versions, checksums
+    workdir/checkpoints/00001000/{network,optimizer}.safetensors          the weights and the optimiser's moments
+                                 ema-{0.999,power-0.05,...}.safetensors   each average of the weights
+                                 state.json                               step, position in the data, configuration, versions, checksums
                                  errors.json                              the model's errors, once they are asked for
                                  trajectories.{safetensors,json}          its accurate paths, how many and from which seed, likewise
                                  fitted/{5,8,...}.json                    the tables fitted to it, by the number of network calls
 
 A checkpoint is written under another name, flushed to the disk and then renamed, which is atomic: whenever the process
-dies, the folders whose names are numbers are complete.
+dies, the folders whose names are numbers are complete. Random numbers are functions of (seed, step, position), so none are kept.
 """
 
 from __future__ import annotations
@@ -26,14 +27,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from sde_diffusion import expressions
+from sde_diffusion.data import load as load_data
 from sde_diffusion.denoisers import NetworkDenoiser
 from sde_diffusion.solvers import FittedSolver, ReconstructionError, Trajectories
-from sde_diffusion.training.data import load as load_data
+from sde_diffusion.training.post_hoc import reconstruct
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)
+"""What weights are read from; 1 had one average, and cannot be resumed."""
+
 FOLDER = "checkpoints"
 FITTED = "fitted"
 TEMPORARY = "writing-"
@@ -60,17 +65,37 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(temporary, path)
 
 
-def save_checkpoint(workdir: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], *, keep: int) -> Path:
-    """Writes the checkpoint of a step atomically and removes all but the newest `keep`.
+def save_checkpoint(
+    workdir: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], *, keep: int, keep_every: int = 0
+) -> Path:
+    """Writes the checkpoint of a step atomically and removes old ones.
 
     Args:
         workdir: folder of the run.
         step: number of updates done.
         tensors: groups of named tensors, one safetensors file each.
         state: what else is to be kept, as JSON.
-        keep: at least 1.
+        keep: how many of the newest stay, at least 1.
+        keep_every: those of the multiples of so many steps stay too; 0 for none.
+
+    Raises:
+        OSError: where the disk is full or cannot be written; the last checkpoint is then as it was.
     """
-    folder = workdir / FOLDER
+    try:
+        final = _save(workdir / FOLDER, step, tensors, state)
+    except OSError as error:
+        last = str(checkpoints(workdir)[-1]) if checkpoints(workdir) else "there is none"
+        raise OSError(
+            f"cannot write the checkpoint of step {step} to {workdir} ({error.strerror or error}); the last one is whole ({last}):"
+            " make room there, then go on with --resume"
+        ) from error
+    for old in checkpoints(workdir)[:-keep]:
+        if not (keep_every and int(old.name) % keep_every == 0):
+            shutil.rmtree(old)
+    return final
+
+
+def _save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for abandoned in folder.glob(TEMPORARY + "*"):
         shutil.rmtree(abandoned)
@@ -87,8 +112,6 @@ def save_checkpoint(workdir: Path, step: int, tensors: Mapping[str, Mapping[str,
     _sync(temporary)
     os.rename(temporary, final)
     _sync(folder)
-    for old in checkpoints(workdir)[:-keep]:
-        shutil.rmtree(old)
     return final
 
 
@@ -105,7 +128,7 @@ class Checkpoint:
     state: dict[str, Any]
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """One group of tensors: "network", "ema" or "optimizer".
+        """One group of tensors: "network", "optimizer" or "ema-" and the name of an average.
 
         Raises:
             ValueError: when the file is missing or not what was written.
@@ -118,18 +141,49 @@ class Checkpoint:
         except (OSError, KeyError, SafetensorError) as error:
             raise _damaged(self.path, f"{name}.safetensors: {error}") from error
 
-    def denoiser(self, *, ema: bool = True) -> NetworkDenoiser:
-        """The denoiser of the run, with averaged weights (ema) or the last ones, in evaluation mode on the CPU.
+    @property
+    def step(self) -> int:
+        """Number of updates done."""
+        return int(self.state["step"])
 
-        The tables fitted to the averaged weights travel with them, as its attribute `fitted`.
+    @property
+    def averages(self) -> tuple[str, ...]:
+        """Names of the averages of the weights that are kept, the one to sample from first."""
+        return tuple(self.state.get("averages", ()))
+
+    def weights(self, ema: bool | str | float = True) -> dict[str, Tensor]:
+        """The network's weights: the first average (True), the last weights (False), the average of that name or of that relative width.
+
+        Raises:
+            ValueError: for a name that is not kept, or a width that cannot be made of the run's snapshots.
+        """
+        if ema is False:
+            return self.tensors("network")
+        if ema is True:
+            return self.tensors(f"ema-{self.averages[0]}" if self.averages else "ema")
+        if isinstance(ema, float):
+            return reconstruct(self.path.parent.parent, ema, step=self.step)
+        if ema not in self.averages:
+            raise ValueError(f"{self.path} keeps no average {ema!r}, only {', '.join(self.averages)}; a width such as 0.08 takes snapshots")
+        return self.tensors(f"ema-{ema}")
+
+    def denoiser(self, *, ema: bool | str | float = True, network: nn.Module | None = None) -> NetworkDenoiser:
+        """The denoiser of the run in evaluation mode on the CPU.
+
+        The tables fitted to the first average travel with it, as its attribute `fitted`.
+
+        Args:
+            ema: which weights, as `weights` says.
+            network: to load them into, for a run whose network was a module of your own.
         """
         config = self.state["config"]
-        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
-            network = expressions.build(config["network"])
-        network.load_state_dict(self.tensors("ema" if ema else "network"))
+        if network is None:
+            with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
+                network = expressions.build(config["network"])
+        network.load_state_dict(self.weights(ema))
         parts = (config["sde"], config["parameterization"], config.get("conditioning", "LogNoise()"))  # once the only one
         denoiser = NetworkDenoiser(network, *map(expressions.build, parts)).requires_grad_(False).eval()
-        denoiser.fitted = self.fitted() if ema else {}
+        denoiser.fitted = self.fitted() if ema is True else {}
         return denoiser
 
     def errors(self) -> ReconstructionError:
@@ -139,7 +193,7 @@ class Checkpoint:
         """
         path = self.path / "errors.json"
         if not path.exists():
-            held_out = load_data(self.state["config"]["data"]).held_out
+            held_out = load_data(self.state["config"]["data"]).held_out.take().x
             ReconstructionError.estimate(self.denoiser(), held_out, generator=torch.Generator().manual_seed(0)).save(path)
         return ReconstructionError.load(path)
 
@@ -226,16 +280,16 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         state = json.loads((path / "state.json").read_text())
     except (OSError, ValueError) as error:
         raise _damaged(path, f"state.json: {error}") from error
-    if state.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {state.get('format')}, this version reads format {FORMAT}; use the version that wrote it")
+    if state.get("format") not in READABLE:
+        raise ValueError(f"{path} has format {state.get('format')}, this version reads {READABLE}; use the version that wrote it")
     return Checkpoint(path, state)
 
 
-def load_denoiser(path: str | Path, *, ema: bool = True) -> NetworkDenoiser:
+def load_denoiser(path: str | Path, *, ema: bool | str | float = True) -> NetworkDenoiser:
     """The trained denoiser of a workdir (its newest checkpoint) or of one checkpoint folder.
 
     Args:
         path: the workdir or the checkpoint's folder.
-        ema: take the averaged weights, which sample better, not the last ones.
+        ema: which weights: True the first average, which samples better than False, the last ones; or a name or width of an average.
     """
     return open_checkpoint(path).denoiser(ema=ema)

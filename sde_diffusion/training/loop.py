@@ -1,210 +1,170 @@
-"""The training loop: minimise the mean denoising loss with Adam, average the weights, log, save.
+"""The training loop: minimise the mean denoising loss, average the weights, log, save.
 
-All randomness but the initial weights and the order of the data comes from one generator, whose state is saved: a resumed
-run reaches the same weights, to the bit, as one that was never interrupted (on one CPU process).
+Every random number is a function of (seed, step, position in the batch), the order of the data included. So a resumed run reaches the same
+weights as one that was never interrupted, to the bit on one CPU process, and several processes follow the curve of one.
 
-    workdir/config.json      the configuration          workdir/log.jsonl      {"step", "loss", "lr", "seconds"} per line
-    workdir/checkpoints/     see checkpoint.py
+    workdir/config.json      the configuration          workdir/log.jsonl      one JSON object per line, see tracking.py
+    workdir/checkpoints/     see checkpoint.py          workdir/samples/       pictures, where config.sample_every asks for them
 """
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
-import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from ml_collections import ConfigDict
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
-from sde_diffusion.denoisers import Conditioning, NetworkDenoiser, Parameterization
-from sde_diffusion.expressions import build
-from sde_diffusion.losses import DenoisingScoreMatching
-from sde_diffusion.noise import Stream
-from sde_diffusion.sdes import AffineSDE
-from sde_diffusion.training import data
-from sde_diffusion.training.checkpoint import FOLDER, checkpoints, open_checkpoint, save_checkpoint, write_json
-from sde_diffusion.training.config import check, difference
-from sde_diffusion.training.ema import EMA
-
-CONFIG, LOG = "config.json", "log.jsonl"
-KINDS = {"sde": AffineSDE, "parameterization": Parameterization, "conditioning": Conditioning, "loss": DenoisingScoreMatching}
-"""What the expressions of a configuration must build."""
-
-
-@dataclass
-class Run:
-    """Everything a training run is made of, checked and ready to go; step is the number of updates done."""
-
-    config: ConfigDict
-    workdir: Path
-    dataset: data.Dataset
-    denoiser: NetworkDenoiser
-    ema: EMA
-    loss: DenoisingScoreMatching
-    optimizer: torch.optim.Optimizer
-    generator: torch.Generator
-    step: int = 0
-
-
-def prepare(config: ConfigDict, workdir: str | Path, *, resume: bool = False, overwrite: bool = False, device: str = "cpu") -> Run:
-    """Builds a run and checks all that can be checked before the first step.
-
-    Raises:
-        FileExistsError: when workdir holds another run.
-        ValueError: for a configuration that is wrong, or that differs from that of the run to resume.
-    """
-    workdir = Path(workdir)
-    check(config)
-    known = workdir / CONFIG
-    if known.exists() and not (resume or overwrite):
-        raise FileExistsError(f"{workdir} holds another run; add --resume to continue it or --overwrite to start anew")
-    changed = difference(json.loads(known.read_text()), config.to_dict()) if known.exists() and resume else []
-    if changed:
-        raise ValueError(f"{workdir} was started with another configuration ({'; '.join(changed)}); give the same one, or another workdir")
-
-    dataset = data.load(config.data)
-    sde, parameterization, conditioning, loss = (_built(config, field, kind) for field, kind in KINDS.items())
-    with torch.random.fork_rng(devices=[]):  # modules draw their weights from the global generator: lend it to them
-        torch.default_generator.manual_seed(config.seed)
-        network = _built(config, "network", nn.Module)
-    denoiser = NetworkDenoiser(network, sde, parameterization, conditioning).to(device)
-    try:
-        with torch.no_grad():
-            loss(denoiser, dataset.train[:2].to(device), generator=torch.Generator(device).manual_seed(0))
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{config.network}, {config.loss} and {config.data}, of shape {dataset.shape}, do not fit: {error}") from error
-
-    generator = torch.Generator(device).manual_seed(config.seed)
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.lr, fused=torch.device(device).type in ("cpu", "cuda"))
-    run = Run(config, workdir, dataset, denoiser, EMA(network, config.ema), loss, optimizer, generator)
-    if overwrite:
-        for name in (CONFIG, LOG):
-            (workdir / name).unlink(missing_ok=True)
-        shutil.rmtree(workdir / FOLDER, ignore_errors=True)
-    if resume and checkpoints(workdir):
-        _restore(run)
-    return run
+from sde_diffusion.data import Batch
+from sde_diffusion.denoisers import NetworkDenoiser
+from sde_diffusion.noise import mixed
+from sde_diffusion.training.checkpoint import checkpoints, write_json
+from sde_diffusion.training.experiment import Experiment
+from sde_diffusion.training.optimizer import learning_rate_factor
+from sde_diffusion.training.run import CONFIG, Run, prepare
+from sde_diffusion.training.signals import stops
+from sde_diffusion.training.states import whole
+from sde_diffusion.training.tracking import History, LossByLevel, Progress, save_samples
 
 
 def train(
-    config: ConfigDict,
+    config: ConfigDict | Experiment,
     workdir: str | Path,
     *,
     resume: bool = False,
     overwrite: bool = False,
-    device: str = "cpu",
+    device: str | None = None,
     progress: bool = True,
 ) -> NetworkDenoiser:
     """Trains a denoiser, saves it under workdir and returns it with its averaged weights.
 
     Args:
-        config: as from default_config().
+        config: as from default_config(), or an Experiment.
         workdir: folder for checkpoints and the log.
         resume: continue the run in workdir, if there is one.
         overwrite: replace the run in workdir.
-        device: such as "cuda".
+        device: such as "cpu" or "cuda:1"; None for the one that accelerate finds.
         progress: whether to show a progress bar on stderr.
 
     Raises:
         FileExistsError: when workdir holds another run.
         ValueError: for a configuration that is wrong, or that differs from that of the run to resume.
         FloatingPointError: when the loss or its gradient is not finite.
+        OSError: when workdir cannot be written.
+        SystemExit: after a signal to terminate, once a checkpoint is written; KeyboardInterrupt likewise.
     """
     return fit(prepare(config, workdir, resume=resume, overwrite=overwrite, device=device), progress=progress)
 
 
 def fit(run: Run, *, progress: bool = True) -> NetworkDenoiser:
     """The loop of train(), from run.step to run.config.steps."""
-    config, denoiser, network, generator = run.config, run.denoiser, run.denoiser.network, run.generator
-    noise = Stream(generator)
-    run.workdir.mkdir(parents=True, exist_ok=True)
-    write_json(run.workdir / CONFIG, config.to_dict())
-    _trim_log(run.workdir / LOG, run.step)
-    train_data = run.dataset.train.to(generator.device)
-    recent, started = [], time.perf_counter()
-    bar = tqdm(total=config.steps, initial=run.step, desc="training", unit="step", disable=not progress)
+    experiment, config, accelerator = run.experiment, run.config, run.accelerator
+    denoiser, network, optimizer = experiment.denoiser, run.network, run.optimizer
+    first = accelerator.process_index * config.batch_size // accelerator.num_processes  # position of this process's first sample
+    if accelerator.is_main_process:
+        _begin(run)
+    history = History(run.workdir, accelerator, config=config, step=run.step)
+    by_level = LossByLevel(denoiser.sde, device=accelerator.device)
+    bar = Progress(config.steps, initial=run.step, batch_size=config.batch_size, disable=not (progress and accelerator.is_main_process))
+    recent: list[Tensor] = []
     network.train()
-    while run.step < config.steps:
-        indices = data.batch_indices(len(train_data), config.batch_size, seed=config.seed, step=run.step)
-        x0 = train_data[indices.to(generator.device)]
-        t = run.loss.draw_times(denoiser, x0, noise)
-        losses = run.loss(denoiser, x0, t=t, noise=noise)
-        losses.mean().backward()
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
-        if not math.isfinite(norm):
-            raise FloatingPointError(_divergence(run, losses, t, indices))
-        for group in run.optimizer.param_groups:
-            group["lr"] = config.lr * min(1.0, (run.step + 1) / max(1, config.warmup))
-        run.optimizer.step()
-        run.optimizer.zero_grad()
-        run.ema.update(network, run.step)
-        run.step += 1
+    with stops() as stop, _settings(run):
+        while run.step < config.steps:
+            torch.manual_seed(mixed(config.seed, run.step, accelerator.process_index))  # of dropout
+            lr = config.lr * learning_rate_factor(config.schedule, run.step, warmup=config.warmup, steps=config.steps)
+            for group in optimizer.param_groups:  # before the backward pass, in which DeepSpeed takes its step
+                group["lr"] = lr
+            batch = next(run.batches)
+            x = batch.x.to(accelerator.device, non_blocking=True)
+            labels = None if batch.labels is None else batch.labels.to(accelerator.device, non_blocking=True)
+            size = len(x) // config.accumulate
+            parts: list[tuple[Tensor, Tensor]] = []
+            for i in range(0, len(x), size):
+                part = Batch(x[i : i + size], None if labels is None else labels[i : i + size], batch.indices[i : i + size])
+                with accelerator.accumulate(network):
+                    losses, t = experiment.losses(part, run.step, start=first + i)
+                    accelerator.backward(losses.mean())
+                parts.append((losses.detach(), t))
+            losses, t = (torch.cat(column) for column in zip(*parts, strict=True))
+            norm = accelerator.clip_grad_norm_(network.parameters(), config.clip)
+            norm = whole(torch.as_tensor(norm))
+            value = losses.mean() if config.precision == "float16" else norm  # whose scaler copes with an infinite gradient
+            if not math.isfinite(value):
+                raise FloatingPointError(_divergence(run, losses, t, batch.indices))
+            optimizer.step()
+            optimizer.zero_grad()
+            run.averages.update(network, run.step)
+            run.step += 1
 
-        recent.append(losses.detach().mean())
-        if run.step % config.log_every == 0 or run.step == config.steps:
-            loss = torch.stack(recent).mean().item()
-            line = {"step": run.step, "loss": loss, "lr": group["lr"], "seconds": round(time.perf_counter() - started, 2)}
-            with open(run.workdir / LOG, "a") as log:
-                log.write(json.dumps(line) + "\n")
-            bar.set_postfix_str(f"loss {loss:.4f}")
-            recent = []
-        if run.step % config.checkpoint_every == 0 or run.step == config.steps:
-            _save(run)
-        bar.update()
+            recent.append(losses.mean())
+            by_level.add(t, losses)
+            last = run.step == config.steps
+            stopped = stop.asked if accelerator.num_processes == 1 else _any(run, stop.asked)
+            if last or run.step % config.log_every == 0:
+                loss = accelerator.reduce(torch.stack(recent), "mean")
+                history.log(run.step, loss=loss.mean(), lr=lr, gradient_norm=norm, loss_by_level=by_level.result(accelerator))
+                bar.show(loss=loss.mean())
+                recent = []
+            if config.sample_every and run.step % config.sample_every == 0:
+                _picture(run)
+            if config.snapshot_every and (last or run.step % config.snapshot_every == 0):
+                run.snapshot()
+            if last or stopped or run.step % config.checkpoint_every == 0:
+                run.save()
+            bar.update()
+            if stopped:
+                stop.leave(run.workdir, run.step)
     bar.close()
-    return NetworkDenoiser(run.ema.network, denoiser.sde, denoiser.parameterization, denoiser.conditioning).eval()
+    history.close()
+    denoiser.network = accelerator.unwrap_model(network, keep_torch_compile=False)
+    return NetworkDenoiser(run.averages.network(), denoiser.sde, denoiser.parameterization, denoiser.conditioning).eval()
 
 
-def _built(config: ConfigDict, field: str, kind: type) -> Any:
-    """The object of a field; ValueError for one of another kind."""
-    built = build(config[field])
-    if not isinstance(built, kind):
-        article = "an" if kind.__name__[0] in "AE" else "a"
-        raise ValueError(f"config.{field} must be {article} {kind.__name__}, got {config[field]}")
-    return built
+def _begin(run: Run) -> None:
+    """Writes the configuration, which also tells whether the folder can be written."""
+    try:
+        run.workdir.mkdir(parents=True, exist_ok=True)
+        write_json(run.workdir / CONFIG, run.config.to_dict())
+    except OSError as error:
+        raise OSError(f"cannot write {run.workdir} ({error.strerror or error}); give another --workdir, or make room there") from error
 
 
-def _save(run: Run) -> None:
-    moments = run.optimizer.state_dict()["state"]
-    optimizer = {f"{index}.{key}": value for index, state in moments.items() for key, value in state.items()}
-    tensors = {"network": run.denoiser.network.state_dict(), "ema": run.ema.network.state_dict(), "optimizer": optimizer}
-    state = {
-        "generator": bytes(run.generator.get_state().tolist()).hex(),
-        "config": run.config.to_dict(),
-        "data": {"shape": run.dataset.shape, "range": run.dataset.range},
-    }
-    save_checkpoint(run.workdir, run.step, tensors, state, keep=run.config.keep)
+@contextmanager
+def _settings(run: Run) -> Iterator[None]:
+    """Global settings of torch, lent for the length of the loop: its generators, and TF32 where it is wanted."""
+    devices = [run.accelerator.device] if run.accelerator.device.type == "cuda" else []
+    precision = torch.get_float32_matmul_precision()
+    with torch.random.fork_rng(devices=devices):
+        try:
+            if run.config.tf32:
+                torch.set_float32_matmul_precision("high")
+            yield
+        finally:
+            torch.set_float32_matmul_precision(precision)
 
 
-def _restore(run: Run) -> None:
-    checkpoint = open_checkpoint(run.workdir)
-    run.denoiser.network.load_state_dict(checkpoint.tensors("network"))
-    run.ema.network.load_state_dict(checkpoint.tensors("ema"))
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in checkpoint.tensors("optimizer").items():
-        index, key = name.split(".")
-        moments.setdefault(int(index), {})[key] = value
-    run.optimizer.load_state_dict({**run.optimizer.state_dict(), "state": moments})
-    run.generator.set_state(torch.tensor(list(bytes.fromhex(checkpoint.state["generator"])), dtype=torch.uint8))
-    run.step = checkpoint.state["step"]
+def _any(run: Run, asked: int) -> bool:
+    """Whether any process was asked to stop; all of them must know at the same step."""
+    flags = run.accelerator.reduce(torch.tensor(float(asked > 0), device=run.accelerator.device))
+    return bool(flags > 0)
 
 
-def _trim_log(path: Path, step: int) -> None:
-    """Drops the lines of steps that will be done again."""
-    if path.exists():
-        lines = [line for line in path.read_text().splitlines(keepends=True) if json.loads(line)["step"] <= step]
-        path.write_text("".join(lines))
+def _picture(run: Run) -> None:
+    """Samples of the averaged weights, the same noise each time, drawn by the main process."""
+    if run.accelerator.is_main_process:
+        denoiser = run.experiment.denoiser
+        averaged = NetworkDenoiser(run.averages.network(), denoiser.sde, denoiser.parameterization, denoiser.conditioning)
+        classes = run.experiment.data.classes if run.config.conditional else 0
+        save_samples(averaged, run.workdir / "samples" / f"{run.step:08d}.png", shape=run.experiment.data.shape, classes=classes)
+    run.accelerator.wait_for_everyone()
 
 
 def _divergence(run: Run, losses: Tensor, t: Tensor, indices: Tensor) -> str:
     saved = checkpoints(run.workdir)
-    bad = ~losses.detach().isfinite().cpu()
+    bad = ~losses.isfinite().cpu()
     where = bad if bad.any() else torch.ones_like(bad)  # finite losses, infinite gradient: any sample may be the one
     return (
         f"the loss or its gradient is not finite at step {run.step}: loss {losses.mean().item():.4g},"

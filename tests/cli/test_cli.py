@@ -89,13 +89,6 @@ def test_sample_takes_a_tuple_of_times_as_its_grid(trained):
     assert main(["sample", "--workdir", str(trained / "run"), "--n", "2", "--grid", "(1.0, 0.5, 0.001)", "--out", str(out)]) == 0
 
 
-def test_evaluate_prints_a_table(trained, capsys):
-    assert main(["evaluate", "--workdir", str(trained / "run"), "--solver", "DDIM()", "--steps", "2", "--n", "20"]) == 0
-    header, _, row = capsys.readouterr().out.splitlines()
-    assert header.split()[:3] == ["solver", "NFE", "seconds"]
-    assert row.split()[:2] == ["DDIM()", "2"]
-
-
 def test_train_resumes_and_refuses_and_overwrites(trained, capsys, tmp_path):
     command = ["train", "--config", trained / "tiny.py", "--workdir", tmp_path / "run"]
     assert main([str(c) for c in command]) == 0

@@ -1,8 +1,23 @@
+from typing import NamedTuple
+
 import pytest
 import torch
 
 from sde_diffusion import evaluation
-from sde_diffusion.training.data import digits
+from sde_diffusion.data import load
+
+
+class Parts(NamedTuple):
+    train: torch.Tensor
+    held_out: torch.Tensor
+    train_labels: torch.Tensor
+    held_out_labels: torch.Tensor
+
+
+def digits():
+    data = load("digits")
+    train, held_out = data.train.take(), data.held_out.take()
+    return Parts(train.x, held_out.x, train.labels, held_out.labels)
 
 
 def normal(*shape, seed=0):

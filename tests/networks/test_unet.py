@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sde_diffusion.networks import UNet, UNetConfig, published
-from sde_diffusion.networks.blocks import Resample, doubled
+from sde_diffusion.networks.blocks import Resample, attend, doubled
 
 FULL = UNetConfig(channels=2, width=16, multipliers=(1, 2), slim=False, attention=(1,), classes=3)
 
@@ -256,3 +256,16 @@ def test_a_doubling_and_a_convolution_are_one_transposed_convolution(dims):
     conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1](4, 5, 3, padding=1).double()
     x = normal(2, 4, *(4, 5, 6)[:dims], dtype=torch.float64)
     torch.testing.assert_close(doubled(x, conv), conv(Resample("up", (), dims)(x)), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("pixels", [16, 1089])  # written out, and fused
+def test_attention_in_bfloat16_is_that_of_float32_and_so_are_its_gradients(pixels):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, g = (torch.randn(2, 2, pixels, 8, generator=generator).bfloat16() for _ in range(4))
+    wide = [a.float().requires_grad_() for a in (q, k, v)]
+    narrow = [a.requires_grad_() for a in (q, k, v)]
+    expected, found = torch.nn.functional.scaled_dot_product_attention(*wide), attend(*narrow)
+    pairs = [(found, expected), *zip(torch.autograd.grad(found, narrow, g), torch.autograd.grad(expected, wide, g.float()), strict=True)]
+    for a, b in pairs:
+        assert a.dtype == torch.bfloat16
+        assert (a.float() - b).norm() < 0.02 * b.norm()  # bfloat16 has 8 bits: 0.004 per operation

@@ -59,13 +59,13 @@ def test_missing_and_damaged_checkpoints_are_named_with_a_cure(config, tmp_path)
         load_denoiser(tmp_path)
     train(config, tmp_path, progress=False)
     old, new = checkpoint.checkpoints(tmp_path)
-    content = bytearray((new / "ema.safetensors").read_bytes())
+    content = bytearray((new / "ema-0.999.safetensors").read_bytes())
     content[-1] ^= 1
-    (new / "ema.safetensors").write_bytes(content)
-    with pytest.raises(ValueError, match=f"00000020 is damaged .*checksum of ema.*use .*{old.name} instead"):
+    (new / "ema-0.999.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=f"00000020 is damaged .*checksum of ema-0.999.*use .*{old.name} instead"):
         load_denoiser(tmp_path)
     load_denoiser(old)
-    (new / "ema.safetensors").unlink()
+    (new / "ema-0.999.safetensors").unlink()
     with pytest.raises(ValueError, match="damaged"):
         load_denoiser(tmp_path)
     (new / "state.json").write_text("{")

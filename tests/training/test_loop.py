@@ -16,7 +16,7 @@ def run(config, workdir, **options):
 
 def tensors(workdir):
     newest = training.open_checkpoint(workdir)
-    return {f"{group}.{k}": v for group in ("network", "ema", "optimizer") for k, v in newest.tensors(group).items()}
+    return {f"{group}.{k}": v for group in ("network", "ema-0.999", "optimizer") for k, v in newest.tensors(group).items()}
 
 
 def same(a, b):
@@ -39,8 +39,6 @@ def test_resuming_at_a_checkpoint_gives_bit_identical_weights(config, tmp_path):
     config.steps = 20
     run(config, tmp_path / "halves", resume=True)
     assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "halves"))
-    whole, halves = (training.open_checkpoint(tmp_path / name).state["generator"] for name in ("whole", "halves"))
-    assert whole == halves
 
 
 def test_resuming_a_unet_gives_bit_identical_weights(config, tmp_path):
@@ -55,14 +53,14 @@ def test_resuming_a_unet_gives_bit_identical_weights(config, tmp_path):
 
 def test_resuming_after_a_death_between_checkpoints_gives_bit_identical_weights_and_one_log_line_per_step(config, tmp_path, monkeypatch):
     run(config, tmp_path / "whole")
-    update = training.EMA.update
+    update = training.Averages.update
 
     def dies(self, source, n):
         if n == 16:
             raise KeyboardInterrupt
         update(self, source, n)
 
-    monkeypatch.setattr(training.EMA, "update", dies)
+    monkeypatch.setattr(training.Averages, "update", dies)
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path / "killed")
     monkeypatch.undo()
@@ -135,7 +133,7 @@ def test_resuming_with_another_configuration_is_refused_naming_the_fields(config
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(config, tmp_path, monkeypatch):
-    update = training.EMA.update
+    update = training.Averages.update
 
     def poisons(self, source, n):
         update(self, source, n)
@@ -143,7 +141,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(config, tmp_path
             with torch.no_grad():
                 source.first.weight.fill_(math.nan)
 
-    monkeypatch.setattr(training.EMA, "update", poisons)
+    monkeypatch.setattr(training.Averages, "update", poisons)
     with pytest.raises(FloatingPointError, match=r"step 13: loss nan, t = \[0.*samples \[.*last good checkpoint is .*00000010"):
         run(config, tmp_path)
     assert all(value.isfinite().all() for value in tensors(tmp_path).values())
@@ -157,7 +155,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(config, tmp_path
         ("sde", "VPSDE(beta=1)", "do not fit"),
         ("data", "imagenet", "no data set"),
         ("steps", 0, "must be positive"),
-        ("ema", 1.0, r"\[0, 1\)"),
+        ("ema", (1.0,), r"\[0, 1\)"),
+        ("version", 1, "of version 1, this package reads version 2"),
+        ("precision", "half", "config.precision must be one of float32, bfloat16, float16, got 'half'"),
+        ("label_dropout", 0.1, "conditional model"),
+        ("conditional", True, "do not fit"),
+        ("batch_size", 33, "33 is not divisible by 1 processes x accumulate=2; take 32"),
         ("conditioning", "DDIM()", r"config.conditioning must be a Conditioning, got DDIM\(\)"),
         ("sde", "V()", r"config.sde must be an AffineSDE, got V\(\)"),
         ("network", "VPSDE()", r"config.network must be a Module, got VPSDE\(\)"),
@@ -165,6 +168,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(config, tmp_path
 )
 def test_a_wrong_field_is_refused_before_anything_is_written(field, value, message, config, tmp_path):
     config[field] = value
+    config.accumulate = 2 if field == "batch_size" else 1
     with pytest.raises(ValueError, match=message):
         run(config, tmp_path / "new")
     assert not (tmp_path / "new").exists()
@@ -174,9 +178,9 @@ def test_a_wrong_field_is_refused_before_anything_is_written(field, value, messa
     ("changes", "ratio"),
     [
         # measured: 0.203 and 0.190; 0.110 and 0.103
-        ({"network": "MLP(dim=2, width=64, depth=2)", "steps": 400, "batch_size": 256, "lr": 3e-3, "ema": 0.98, "log_every": 400}, 1.03),
+        ({"network": "MLP(dim=2, width=64, depth=2)", "steps": 400, "batch_size": 256, "lr": 3e-3, "ema": (0.98,), "log_every": 400}, 1.03),
         pytest.param(
-            {"network": "UNet(UNetConfig(width=16))", "data": "digits", "steps": 300, "batch_size": 64, "ema": 0.98, "log_every": 300},
+            {"network": "UNet(UNetConfig(width=16))", "data": "digits", "steps": 300, "batch_size": 64, "ema": (0.98,), "log_every": 300},
             1.05,
             marks=pytest.mark.slow,
         ),
@@ -188,10 +192,10 @@ def test_dropping_the_noise_level_raises_the_loss(changes, ratio, config, tmp_pa
     config.update(changes)
     denoiser = run(config, tmp_path / "with")
     job = training.prepare(config, tmp_path / "without")
-    job.denoiser.network.embed.register_forward_pre_hook(lambda module, inputs: (0 * inputs[0],))
-    job.ema.network.embed.register_forward_pre_hook(lambda module, inputs: (0 * inputs[0],))
+    job.experiment.denoiser.network.embed.register_forward_pre_hook(lambda module, inputs: (0 * inputs[0],))
+    job.averages.network().embed.register_forward_pre_hook(lambda module, inputs: (0 * inputs[0],))
     blind = training.fit(job, progress=False)
-    loss, data = sde_diffusion.DenoisingScoreMatching(), job.dataset.held_out
+    loss, data = sde_diffusion.DenoisingScoreMatching(), job.experiment.data.held_out.take().x
     with torch.no_grad():
         losses = [loss(d, data, generator=torch.Generator().manual_seed(0)).mean().item() for d in (denoiser, blind)]
     assert losses[1] > ratio * losses[0]
