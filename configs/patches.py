@@ -1,9 +1,11 @@
 """Colour patches of 16x16 pixels from two photographs.
 
     sde-diffusion train --config configs/patches.py --workdir runs/patches
-    sde-diffusion evaluate --workdir runs/patches --solver auto --nfe 20 --n 2000
+    sde-diffusion evaluate --workdir runs/patches --solver auto --nfe 20 --n 1000
 
-Hardware: 1 CPU core. Duration: DURATION. Expected: EXPECTED
+Hardware: 1 CPU core. Duration: 10 minutes of CPU time. Expected: docs/patches.png; Fréchet distance in pixels 1.48 times the
+real-against-real floor, 1-NN accuracy 0.81, where that of real to real patches is 0.83: the held-out ones are of other regions of the
+photographs (1000 samples, one sampling seed).
 """
 
 from sde_diffusion.training import default_config

@@ -12,8 +12,8 @@ from sde_diffusion.training import default_config
 def get_config():
     config = default_config()
     config.data = "signals"
-    config.network = "UNet(UNetConfig(dims=1, channels=1, width=32, multipliers=(1, 2, 2), attention=(2,)))"
+    config.network = "UNet(UNetConfig(dims=1, channels=1, width=32, multipliers=(1, 2, 2, 2), attention=(2, 3)))"
     config.batch_size = 64
-    config.steps = 1500
+    config.steps = 3000
     config.schedule = "cosine"
     return config

@@ -27,13 +27,13 @@ from sde_diffusion import data, evaluation, expressions, training
 from sde_diffusion.cli.report_pictures import draw_pictures
 from sde_diffusion.cli.sample import draw_folder, launched, sampler_of_rank
 from sde_diffusion.cli.sampler import Sampler, add_solver_arguments
-from sde_diffusion.evaluation.classes import FITTED
+from sde_diffusion.evaluation.classes import class_counts
 from sde_diffusion.evaluation.features import FeatureExtractor, Pixels
 from sde_diffusion.evaluation.inception import Inception
 from sde_diffusion.evaluation.levels import LevelLosses, level_losses
 from sde_diffusion.evaluation.measure import KNOWN, measure
 from sde_diffusion.evaluation.measurement import Measurement
-from sde_diffusion.evaluation.report import BIASED, METRIC_COLUMNS, ClassCounts, CurvePoint, Report, metric_cells
+from sde_diffusion.evaluation.report import BIASED, METRIC_COLUMNS, CurvePoint, Report, metric_cells
 from sde_diffusion.evaluation.shards import load_shards, write_atomically
 
 FOLDER = "evaluation"  # in the workdir
@@ -170,7 +170,9 @@ def _measured(
     found = _measure(arguments, source, samples, real, arguments.metrics, arguments.resamples)
     compared = {"name": dataset.name, "shape": list(dataset.shape), "train": len(real.train), "held_out": len(real.held_out)}
     config = source.checkpoint.state["config"]
-    return Report(described, compared, config, tuple(found), classes=_classes(samples, real, found))
+    labels = real.train_labels if any(m.metric == "class_p" for m in found) else None
+    classes = None if labels is None else class_counts(samples, real.train, labels)
+    return Report(described, compared, config, tuple(found), classes=classes)
 
 
 def _measure(
@@ -189,18 +191,6 @@ def _measure(
         resamples=resamples,
         cache=source.checkpoint.path.parent.parent / FOLDER / "features",
     )
-
-
-def _classes(samples: Tensor, real: Real, measurements: Sequence[Measurement]) -> ClassCounts | None:
-    """Samples by class, where the data have several; counted as by the metrics of classes, whose p-value this is."""
-    labels, p_values = real.train_labels, [m.value for m in measurements if m.metric == "class_p"]
-    if labels is None or not p_values:
-        return None
-    chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:FITTED]
-    width = 1 / (real.train[0].numel() * real.train.double().var().item())
-    counts, _ = evaluation.class_histogram(samples, real.train[chosen], labels[chosen], gamma=width)
-    shares = torch.bincount(labels, minlength=len(counts)).double() / len(labels)
-    return ClassCounts(tuple(counts), tuple((shares * len(samples)).tolist()), p_values[0])
 
 
 def _losses(source: Sampler, real: Real) -> LevelLosses:

@@ -20,7 +20,8 @@ from sde_diffusion.evaluation.measure import KNOWN, measure
 from sde_diffusion.evaluation.measurement import Estimate, Measurement, bootstrap, halves
 from sde_diffusion.evaluation.modes import mode_counts
 from sde_diffusion.evaluation.precision_recall import PrecisionRecall, precision_recall
-from sde_diffusion.evaluation.report import QUALITY_COLUMNS, Quality, Report, quality, table
+from sde_diffusion.evaluation.quality import QUALITY_COLUMNS, Quality, quality, table
+from sde_diffusion.evaluation.report import Report
 from sde_diffusion.evaluation.shards import Shard, load_shards, read_shards, write_shards
 from sde_diffusion.evaluation.transport import sliced_wasserstein, wasserstein
 from sde_diffusion.evaluation.two_sample import class_histogram, one_nn_accuracy

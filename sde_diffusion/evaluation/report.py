@@ -1,4 +1,4 @@
-"""How good samples are: a small record for tables, and the report that is kept beside the samples, as JSON and as Markdown."""
+"""The report that is kept beside the samples: what was run and what was measured, as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from sde_diffusion.evaluation.frechet import frechet_distance, real_floor
+from sde_diffusion.evaluation.classes import ClassCounts
 from sde_diffusion.evaluation.levels import LevelLosses
 from sde_diffusion.evaluation.measurement import Measurement
-from sde_diffusion.evaluation.two_sample import class_histogram, one_nn_accuracy
 
 FORMAT = 1  # of report.json
 METRIC_COLUMNS = ("metric", "features", "value", "95 % interval", "floor", "x floor", "ideal")
@@ -40,76 +37,6 @@ HOW_TO_READ = {
 
 
 @dataclass(frozen=True)
-class Quality:
-    """How samples compare with held-out data.
-
-    Args:
-        frechet: Fréchet distance to the held-out data.
-        floor: that of training data, at the same sample sizes.
-        accuracy: of the 1-NN two-sample test; 0.5 is ideal.
-        counts: class histogram; None where the data have no labels.
-        p_value: of the chi-square test of the histogram.
-    """
-
-    frechet: float
-    floor: float
-    accuracy: float
-    counts: tuple[int, ...] | None = None
-    p_value: float | None = None
-
-    @property
-    def ratio(self) -> float:
-        """frechet/floor; 1 is ideal."""
-        return self.frechet / self.floor
-
-    def cells(self) -> tuple[str, ...]:
-        """What the columns QUALITY_COLUMNS show."""
-        classes = ("-", "-")
-        if self.counts is not None:
-            classes = (f"{min(self.counts)}-{max(self.counts)}", f"{self.p_value:.2g}")
-        return (f"{self.frechet:.3f}", f"{self.ratio:.2f}", f"{self.accuracy:.3f}", *classes)
-
-
-QUALITY_COLUMNS = ("Frechet", "x floor", "1-NN acc", "per class", "chi2 p")
-
-
-def quality(samples: Tensor, train: Tensor, held_out: Tensor, *, labels: Tensor | None = None) -> Quality:
-    """Compares samples (n, *d) with held_out (m, *d), taking train (k, *d) as the real reference.
-
-    Args:
-        labels: (k,) classes of the training data, where they have any.
-
-    Raises:
-        ValueError: when the samples are not shaped like the data or not finite.
-    """
-    if samples.shape[1:] != held_out.shape[1:]:
-        raise ValueError(
-            f"samples have shape {tuple(samples.shape[1:])}, the data {tuple(held_out.shape[1:])};"
-            " compare samples with the data their model was trained on"
-        )
-    if not samples.isfinite().all():
-        raise ValueError(f"{int((~samples.isfinite()).sum())} values of the samples are not finite; sample with more steps")
-    counts, p_value = (None, None) if labels is None else class_histogram(samples, train, labels)
-    return Quality(
-        frechet=frechet_distance(samples, held_out),
-        floor=real_floor(train, held_out, len(samples)),
-        accuracy=one_nn_accuracy(samples, held_out),
-        counts=None if counts is None else tuple(counts),
-        p_value=p_value,
-    )
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A plain-text table; the first column is aligned to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
-
-    def line(row: Sequence[str]) -> str:
-        return "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
-
-    return "\n".join([line(columns), "  ".join("-" * width for width in widths), *(line(row) for row in rows)])
-
-
-@dataclass(frozen=True)
 class CurvePoint:
     """One point of the curve of quality against cost: a metric of a solver with so many network calls."""
 
@@ -118,15 +45,6 @@ class CurvePoint:
     metric: str
     value: float
     floor: float | None
-
-
-@dataclass(frozen=True)
-class ClassCounts:
-    """Samples by class as a classifier fitted to the training data sees them, and what their shares there let expect."""
-
-    counts: tuple[int, ...]
-    expected: tuple[float, ...]
-    p_value: float
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,12 @@ AVERAGES = ("0.999", "0.9")
 
 def _write_run(workdir, *, classes=0, seed=0, shape=(1, 8, 8), **fields):
     """A run of the digits after 3 steps, with weights of random numbers: `network`, and each of AVERAGES another."""
-    config = {**default_config().to_dict(), "network": f"UNet(UNetConfig(width=8, classes={classes}))", "conditional": classes > 0, **fields}
+    config = {
+        **default_config().to_dict(),
+        "network": f"UNet(UNetConfig(width=8, classes={classes}))",
+        "conditional": classes > 0,
+        **fields,
+    }
     tensors = {}
     with torch.random.fork_rng(devices=[]):
         for i, name in enumerate(("network", *(f"ema-{average}" for average in AVERAGES))):

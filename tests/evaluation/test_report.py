@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from sde_diffusion import VPSDE, GaussianDenoiser
+from sde_diffusion.evaluation.classes import ClassCounts
 from sde_diffusion.evaluation.levels import level_losses
 from sde_diffusion.evaluation.measurement import Measurement
-from sde_diffusion.evaluation.report import ClassCounts, CurvePoint, Report, markdown_table, metric_cells
+from sde_diffusion.evaluation.report import CurvePoint, Report, markdown_table, metric_cells
 from sde_diffusion.losses import ConstantWeighting, DenoisingScoreMatching
 
 
