@@ -103,6 +103,10 @@ def ours(width: int, size: str) -> list[Trainer]:
     return [_ours(c.name, c.network) for c in network_speed.ours(width, size)]
 
 
+def ours_compiled(width: int, size: str) -> list[Trainer]:
+    return [_ours(f"{c.name}, compiled", c.network, compiled=True) for c in network_speed.ours(width, size)]
+
+
 def _ours(
     name: str,
     network: nn.Module,
@@ -369,6 +373,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--repetitions", type=int, default=15, help="at 8x8; at 32x32 half as many")
+    parser.add_argument("--compiled", action="store_true", help="ours by torch.compile, too")
     parser.add_argument("--flags", action="store_true", help="what our own options are worth, instead")
     parser.add_argument("--keep", action=argparse.BooleanOptionalAction, default=True, help="whether ours keeps freed memory, as it trains")
     parser.add_argument("--device", default="cpu")
@@ -391,6 +396,8 @@ def main() -> None:
             report_flags(trainers)
             continue
         toolkits = [Toolkit(ours, (width, size), keeps=options.keep), Toolkit(diffusers, (width, size))]
+        if options.compiled:
+            toolkits.append(Toolkit(ours_compiled, (width, size), keeps=options.keep))
         for make, path in ((score_sde, options.score_sde), (edm, options.edm), (denoising_diffusion_pytorch, options.ddp)):
             if path is not None:
                 toolkits.append(Toolkit(make, (path, width, size)))

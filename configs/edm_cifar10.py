@@ -19,31 +19,11 @@ The loss is the authors' over 3072, so Adam's eps is too. Their averaging begins
 
 import dataclasses
 
-from sde_diffusion import UNetConfig
+from sde_diffusion.networks.published import DDPMPP, NCSNPP
 from sde_diffusion.training import default_config
 
 BATCH = 512
 VARIANTS = ("vp", "ve", "vp_conditional", "ve_conditional")
-DDPMPP = UNetConfig(
-    channels=3,
-    width=128,
-    multipliers=(2, 2, 2),
-    blocks=4,
-    slim=False,
-    attention=(1,),  # resolution 16
-    attention_up="last",
-    head_channels=0,
-    embedding="ddpm",
-    film=False,
-    block="biggan",
-    project_resampled=True,
-    resample_conv=True,
-    dropout=0.13,
-    group_channels=4,
-    norm_eps=1e-6,
-    initialisation="xavier",
-)
-NCSNPP = dataclasses.replace(DDPMPP, embedding="fourier", fir=(1.0, 3.0, 3.0, 1.0), progressive_input="residual")
 
 
 def get_config(variant="vp"):
@@ -53,7 +33,9 @@ def get_config(variant="vp"):
     config = default_config()
     config.sde = "EDMSDE()"
     config.parameterization = "EDM(sigma_data=0.5)"
-    config.network = f"UNet({dataclasses.replace(NCSNPP if variant.startswith('ve') else DDPMPP, classes=10 if conditional else 0)})"
+    classes = 10 if conditional else 0
+    network = dataclasses.replace(NCSNPP if variant.startswith("ve") else DDPMPP, multipliers=(2, 2, 2), dropout=0.13, classes=classes)
+    config.network = f"UNet({network})"
     config.loss = (
         "DenoisingScoreMatching(weighting=EDMWeighting(sigma_data=0.5), times=LogNormalTimes(mean=-1.2, std=1.2), stratified=False)"
     )

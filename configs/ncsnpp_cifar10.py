@@ -21,33 +21,11 @@ gradient do: both are divided by 1536.
 
 import dataclasses
 
-from sde_diffusion import UNetConfig
+from sde_diffusion.networks.published import NCSNPP
 from sde_diffusion.training import default_config
 
 VARIANTS = ("ve", "ve_discrete", "ve_deep", "vp", "subvp")
 HALF_SUM = 3 * 32 * 32 / 2  # times the mean
-NCSNPP = UNetConfig(
-    channels=3,
-    width=128,
-    multipliers=(1, 2, 2, 2),
-    blocks=4,
-    slim=False,
-    attention=(1,),  # resolution 16
-    attention_up="last",
-    head_channels=0,
-    embedding="fourier",
-    fourier_scale=16.0,
-    film=False,
-    block="biggan",
-    project_resampled=True,
-    resample_conv=True,
-    fir=(1.0, 3.0, 3.0, 1.0),
-    progressive_input="residual",
-    dropout=0.1,
-    group_channels=4,
-    norm_eps=1e-6,
-    initialisation="xavier",
-)
 
 
 def get_config(variant="ve"):

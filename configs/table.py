@@ -3,8 +3,8 @@
     sde-diffusion train --config configs/table.py --workdir runs/table
     sde-diffusion evaluate --workdir runs/table --solver auto --nfe 20 --n 455
 
-Hardware: 1 CPU core. Duration: 30 seconds of CPU time. Expected: 2-Wasserstein distance 0.99 times the
-real-against-real floor, 1-NN accuracy 0.50, classifier two-sample accuracy 0.51 (one sampling seed).
+Hardware: 1 CPU core. Duration: 30 seconds of CPU time. Expected: 2-Wasserstein distance 0.99 times the real-against-real floor,
+1-NN accuracy 0.50, classifier two-sample accuracy 0.51 (one sampling seed).
 """
 
 from sde_diffusion.training import default_config

@@ -154,6 +154,26 @@ def test_the_noise_is_twice_that_of_the_papers_whose_images_are_in_0_1(run, thei
     torch.testing.assert_close(sd.build(config_of(run).sde).sigma(t), 2 * sd.build(theirs).sigma(t))
 
 
+def test_the_loss_of_improved_ddpm_leaves_its_variance_channels_alone(unbuilt):
+    config = config_of("improved_ddpm_cifar10.py:")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = sd.build(shrunk(config.network, unbuilt))
+    parts = (sd.build(config[field]) for field in ("sde", "parameterization", "conditioning"))
+    x, generator = torch.zeros(2, 3, 32, 32), torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):  # dropout
+        sd.build(config.loss)(sd.NetworkDenoiser(network, *parts), x, generator=generator).mean().backward()
+    gradient = next(p.grad for p in reversed(list(network.parameters())) if len(p) == 6)
+    assert gradient[:3].abs().min() > 0
+    assert gradient[3:].abs().max() == 0
+
+
+def test_the_documentation_names_every_field():
+    text = (CONFIGS.parent / "docs" / "training.md").read_text()
+    rows = "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+    assert set(re.findall("`([a-z0-9_]+)`", rows)) == set(training.default_config()) - {"version"}
+
+
 @pytest.mark.parametrize("run", ["ddpmpp_cifar10.py", "ncsnpp_cifar10.py", "edm_cifar10.py"])
 def test_an_unknown_variant_is_refused_with_the_known_ones(run):
     with pytest.raises(ValueError, match="no variant 'deeper'.*" + ", ".join(MODULES[run].VARIANTS)) as refusal:
