@@ -76,10 +76,7 @@ def real_data(dataset: data.Data, classes: Sequence[int] | None = None) -> Real:
     """The real samples, at most 50 000 of each part, and of these classes only where some are given."""
     found = []
     for part in (dataset.train, dataset.held_out):
-        try:
-            x, labels, _ = part.take(None if len(part) <= LIMIT else LIMIT)
-        except TypeError:  # a stream
-            x, labels, _ = part.take(LIMIT)
+        x, labels, _ = part.up_to(LIMIT)
         if classes is not None and labels is not None:
             chosen = torch.isin(labels, torch.tensor(classes))
             x, labels = x[chosen], labels[chosen]

@@ -26,9 +26,5 @@ def moments(samples: Samples, *, limit: int = LIMIT) -> Moments:
     """
     if limit < 2:
         raise ValueError(f"moments need at least 2 samples, got limit={limit}")
-    try:
-        n = min(limit, len(samples))
-    except TypeError:  # a stream
-        n = limit
-    x = samples.take(n).x.double()
+    x = samples.up_to(limit).x.double()
     return Moments(x.mean(dim=0).float(), x.std(correction=0).item())

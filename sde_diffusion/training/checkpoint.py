@@ -41,6 +41,7 @@ READABLE = (1, 2)
 
 FOLDER = "checkpoints"
 FITTED = "fitted"
+MEASURED = 10_000  # samples at most that errors are measured on
 TEMPORARY = "writing-"
 
 
@@ -193,7 +194,7 @@ class Checkpoint:
         """
         path = self.path / "errors.json"
         if not path.exists():
-            held_out = load_data(self.state["config"]["data"]).held_out.take().x
+            held_out = load_data(self.state["config"]["data"]).held_out.up_to(MEASURED).x
             ReconstructionError.estimate(self.denoiser(), held_out, generator=torch.Generator().manual_seed(0)).save(path)
         return ReconstructionError.load(path)
 

@@ -25,7 +25,7 @@ from sde_diffusion.training.ema import Averages
 from sde_diffusion.training.experiment import Experiment
 from sde_diffusion.training.optimizer import make_optimizer
 from sde_diffusion.training.post_hoc import SNAPSHOTS, save_snapshot
-from sde_diffusion.training.states import configure_deepspeed, gather, restore, shard_like, whole
+from sde_diffusion.training.states import configure_sharding, gather, restore, shard_like, whole
 from sde_diffusion.training.tracking import LOG, check_trackers
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def prepare(
         _check_same(json.loads(known.read_text()), config, workdir)
     check_trackers(config.trackers)
     accelerator = make_accelerator(config, workdir, device)
-    configure_deepspeed(accelerator, batch_size=config.batch_size, accumulate=config.accumulate, clip=config.clip)
+    configure_sharding(accelerator, batch_size=config.batch_size, accumulate=config.accumulate, clip=config.clip)
     ranks, parts = accelerator.num_processes, accelerator.num_processes * config.accumulate
     if config.batch_size % parts:
         raise ValueError(

@@ -86,12 +86,14 @@ def shard_like(copy: nn.Module, wrapped: nn.Module) -> None:
             setattr(copy.get_submodule(owner), leaf, nn.Parameter(placed, requires_grad=False))
 
 
-def configure_deepspeed(accelerator: Accelerator, *, batch_size: int, accumulate: int, clip: float) -> None:
-    """Tells DeepSpeed, if it is what accelerate was launched with, what it does by itself: clipping and accumulating.
+def configure_sharding(accelerator: Accelerator, *, batch_size: int, accumulate: int, clip: float) -> None:
+    """Checks what accelerate was launched with, and tells DeepSpeed what it does by itself: clipping and accumulating.
 
     Raises:
-        ValueError: for stage 3, whose weights no average can follow.
+        ValueError: for FSDP 1 and for DeepSpeed's stage 3, whose weights averages cannot follow.
     """
+    if accelerator.distributed_type.value == "FSDP" and accelerator.state.fsdp_plugin.fsdp_version != 2:
+        raise ValueError("FSDP 1 flattens weights, which averages cannot follow; launch with --fsdp_version 2")
     plugin = accelerator.state.deepspeed_plugin
     if plugin is None:
         return

@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 
+from sde_diffusion.data import load
 from sde_diffusion.data.streams import StreamSamples
 
 
@@ -116,3 +117,10 @@ def test_empty_and_irregular_streams_are_refused():
         next(StreamSamples(hugging_face(2, 1)).batches(3, seed=0, rank=2, ranks=3))
     with pytest.raises(ValueError, match="label 5"):
         StreamSamples([(torch.zeros(1), 5)], classes=2)
+
+
+def test_up_to_takes_part_of_what_is_large_or_endless_and_all_of_what_is_small():
+    stream, small = StreamSamples(Counting(30), buffer=7), load("table").held_out
+    assert len(set(stream.up_to(20).x.flatten().tolist())) == 20
+    assert torch.equal(small.up_to(10_000).x, small.take().x)
+    assert torch.equal(small.up_to(5, seed=3).x, small.take(5, seed=3).x)
