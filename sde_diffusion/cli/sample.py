@@ -4,7 +4,7 @@ sde-diffusion sample --workdir runs/vp_digits --solver "DDIM(eta=0.0)" --steps 5
 sde-diffusion sample --workdir runs/vp_digits --nfe 20 --solver auto --n 50000 --batch 256 --out samples/
 torchrun --nproc_per_node 4 -m sde_diffusion.cli.main sample --workdir runs/vp_digits --number 50000 --out samples/
 
-Sample i has noise of its own, of seed + i: it is the same in a file, in a folder, with --indices, and whatever the number of processes.
+Sample i has noise of its own: it is the same in a file, in a folder, with --indices, and whatever the number of processes.
 The bytes of a folder do not depend on the processes; another --batch changes the last bits only, unless a solver mixes its batch.
 """
 

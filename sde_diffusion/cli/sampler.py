@@ -1,6 +1,7 @@
 """A sampler by the words of the command line: which weights of a checkpoint, which solver, which classes, which seed.
 
-Sample i is drawn with the noise of seed + i, and of the class i mod k where k classes are given, so that it is one function of i.
+Sample i of --seed s is drawn with the noise of seed 1 000 000 s + i, and of the class i mod k where k classes are given, so that it is one
+function of (s, i), and the samples of two seeds have nothing in common.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from sde_diffusion.solvers.sampling import AUTO_NFE
 
 BATCH = 256  # samples that are drawn together
 NONE = "none"  # of --classes and --ema
+SPACING = 1_000_000  # between the seeds of sample 0 of --seed 0, 1, ...: more than the samples of one seed
 SOLVER_HELP = (
     'an expression, such as "EulerMaruyama(eta=0.5)" or "Ancestral(\'analytic\', errors)" with the checkpoint\'s own errors; auto; '
     "or fitted, with the table of --nfe calls that sde-diffusion fit has made for the checkpoint"
@@ -55,7 +57,7 @@ def add_solver_arguments(parser: argparse.ArgumentParser, *, n: int) -> None:
         "--n", "--number", type=int, default=n, help="number of samples; default: %(default)s (torchrun takes --n for its own)"
     )
     parser.add_argument("--batch", type=int, default=BATCH, help="samples that are drawn together; default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="of sample 0; sample i has seed + i")
+    parser.add_argument("--seed", type=int, default=0, help=f"sample i has the noise of seed {SPACING} times this, plus i")
     parser.add_argument("--classes", type=classes, help="of a conditional model: labels that the samples take in turn, or all, or none")
     parser.add_argument("--guidance", type=float, help="weight of the classes, 1 is none (classifier-free guidance)")
     add_device(parser)
@@ -70,7 +72,7 @@ class Sampler:
         denoiser: on its device, guided where that was asked for.
         solver: a solver or "auto".
         options: of `solvers.sample`: steps, nfe, grid.
-        seed: of sample 0.
+        seed: of the samples; sample i has the noise of seed SPACING * seed + i.
         labels: that the samples take in turn; None without classes.
         settings: all that the samples depend on, as JSON.
     """
@@ -97,7 +99,7 @@ class Sampler:
             nonlocal nfe
             nfe = step.nfe
 
-        seeds = [self.seed + i for i in indices]
+        seeds = [SPACING * self.seed + i for i in indices]
         samples = solvers.sample(
             self.denoiser, self.solver, shape=shape, seeds=seeds, cond=cond, progress=progress, callback=watch, **self.options
         )
