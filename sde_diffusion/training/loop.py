@@ -26,7 +26,7 @@ from sde_diffusion.training.experiment import Experiment
 from sde_diffusion.training.optimizer import learning_rate_factor
 from sde_diffusion.training.run import CONFIG, Run, prepare
 from sde_diffusion.training.signals import stops
-from sde_diffusion.training.states import whole
+from sde_diffusion.training.states import unsharded, whole
 from sde_diffusion.training.tracking import History, LossByLevel, Progress, save_samples
 
 
@@ -120,7 +120,13 @@ def fit(run: Run, *, progress: bool = True) -> NetworkDenoiser:
     bar.close()
     history.close()
     denoiser.network = accelerator.unwrap_model(network, keep_torch_compile=False)
-    return NetworkDenoiser(run.averages.network(), denoiser.sde, denoiser.parameterization, denoiser.conditioning).eval()
+    return _averaged(run)
+
+
+def _averaged(run: Run) -> NetworkDenoiser:
+    """The denoiser with the first average of the weights; every process takes part."""
+    denoiser = run.experiment.denoiser
+    return NetworkDenoiser(unsharded(run.averages.network()), denoiser.sde, denoiser.parameterization, denoiser.conditioning).eval()
 
 
 def _begin(run: Run) -> None:
@@ -154,9 +160,8 @@ def _any(run: Run, asked: int) -> bool:
 
 def _picture(run: Run) -> None:
     """Samples of the averaged weights, the same noise each time, drawn by the main process."""
+    averaged = _averaged(run)
     if run.accelerator.is_main_process:
-        denoiser = run.experiment.denoiser
-        averaged = NetworkDenoiser(run.averages.network(), denoiser.sde, denoiser.parameterization, denoiser.conditioning)
         classes = run.experiment.data.classes if run.config.conditional else 0
         save_samples(averaged, run.workdir / "samples" / f"{run.step:08d}.png", shape=run.experiment.data.shape, classes=classes)
     run.accelerator.wait_for_everyone()

@@ -8,6 +8,7 @@ its own rules (stages 1 and 2), is asked parameter by parameter. So any number o
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -76,14 +77,25 @@ def whole(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def shard_like(copy: nn.Module, wrapped: nn.Module) -> None:
-    """Shards the parameters of a copy, made before, as those of a network that is sharded (FSDP); else nothing is done."""
+def shard_like(average: nn.Module, wrapped: nn.Module) -> None:
+    """Shards the parameters of an average as those of the network, where that is sharded (FSDP); else nothing is done."""
     shards = {name.replace("_orig_mod.", ""): p for name, p in wrapped.named_parameters() if isinstance(p, DTensor)}
-    for path, p in list(copy.named_parameters()):
+    for path, p in list(average.named_parameters()):
         if path in shards:
             owner, _, leaf = path.rpartition(".")
             placed = distribute_tensor(p.data, shards[path].device_mesh, shards[path].placements)
-            setattr(copy.get_submodule(owner), leaf, nn.Parameter(placed, requires_grad=False))
+            setattr(average.get_submodule(owner), leaf, nn.Parameter(placed, requires_grad=False))
+
+
+def unsharded(module: nn.Module) -> nn.Module:
+    """The module, or a copy of it with whole parameters where it is sharded; every process takes part."""
+    if not any(isinstance(p, DTensor) for p in module.parameters()):
+        return module
+    copied = copy.deepcopy(module)
+    for path, p in list(copied.named_parameters()):
+        owner, _, leaf = path.rpartition(".")
+        setattr(copied.get_submodule(owner), leaf, nn.Parameter(whole(p.data), requires_grad=False))
+    return copied
 
 
 def configure_sharding(accelerator: Accelerator, *, batch_size: int, accumulate: int, clip: float) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from safetensors.torch import load_file
 
 from sde_diffusion import training
 
@@ -15,7 +16,8 @@ from sde_diffusion.training import default_config
 def get_config():
     config = default_config()
     config.update(dict(network="UNet(UNetConfig(width=8, classes=10))", data="Digits(flip=True, dequantize=True)", conditional=True,
-                       label_dropout=0.2, batch_size=24, steps=8, warmup=3, checkpoint_every=4, log_every=1, ema_power=(0.1,)))
+                       label_dropout=0.2, batch_size=24, steps=8, warmup=3, checkpoint_every=4, log_every=1,
+                       ema_power=(0.1,), snapshot_every=4))
     return config
 """
 SHARDED = """
@@ -79,9 +81,12 @@ def test_two_processes_follow_the_loss_curve_of_one_and_one_goes_on_from_their_c
     path, one, get_config = files
     script = tmp_path / "sharded.py"
     script.write_text(SHARDED)
-    arguments = ("train", "--config", path, "--config.steps=4", "--workdir", tmp_path)
+    arguments = ("train", "--config", path, "--config.steps=4", "--config.sample_every=3", "--workdir", tmp_path)
     launch(*arguments, **({"script": (script,)} if sharded else {}))
     assert [line["step"] for line in log(tmp_path)] == [1, 2, 3, 4]
+    assert (tmp_path / "samples" / "00000003.png").exists()
+    stored, theirs = (load_file(folder / "snapshots" / "00000004" / "power-0.1.safetensors") for folder in (one, tmp_path))
+    assert close(stored, theirs, 1e-5)
     for mine, theirs in zip(log(one), log(tmp_path), strict=False):
         assert theirs["loss"] == pytest.approx(mine["loss"], rel=1e-5)
         assert theirs["gradient_norm"] == pytest.approx(mine["gradient_norm"], rel=1e-4)
