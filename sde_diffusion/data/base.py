@@ -71,12 +71,8 @@ class Samples(abc.ABC):
         """
 
     def up_to(self, n: int, *, seed: int = 0) -> Batch:
-        """All samples if there are no more than n, else n of them as by `take`; of a stream, the first n of a shuffled epoch."""
-        try:
-            few = len(self) <= n
-        except TypeError:  # a stream
-            few = False
-        return self.take(None if few else n, seed=seed)
+        """All samples if there are no more than n, else n of them as by `take`."""
+        return self.take(None if len(self) <= n else n, seed=seed)
 
     @abc.abstractmethod
     def batches(self, size: int, *, seed: int, start: int = 0, rank: int = 0, ranks: int = 1, workers: int = 0) -> Batches:

@@ -93,13 +93,22 @@ class StreamSamples(Samples):
         if n is None:
             found = list(self._one_epoch())
         else:
-            found, reader = [], Cursor(self.item, self.dataset, buffer=self.buffer, seed=seed, rank=0, ranks=1)
-            while len(found) < n and reader.epoch == 0:
-                found += permuted(reader.block())
+            found = self._first(n, seed)
             if len(found) < n:
                 raise ValueError(f"asked for {n} samples of {len(found)}; ask for at most {len(found)}")
-            found = found[:n]
         return self.batch(found, seed=seed, step=TAKEN)
+
+    def up_to(self, n: int, *, seed: int = 0) -> Batch:
+        """The first n of a shuffled epoch, or all of it."""
+        return self.batch(self._first(n, seed), seed=seed, step=TAKEN)
+
+    def _first(self, n: int, seed: int) -> list[Found]:
+        """The first n of a shuffled epoch, fewer if it is shorter."""
+        found: list[Found] = []
+        reader = Cursor(self.item, self.dataset, buffer=self.buffer, seed=seed, rank=0, ranks=1)
+        while len(found) < n and reader.epoch == 0:
+            found += permuted(reader.block())
+        return found[:n]
 
     def batches(self, size: int, *, seed: int, start: int = 0, rank: int = 0, ranks: int = 1, workers: int = 0) -> Batches:
         """See Samples.batches. Reading begins at `start` by reading what comes before; with workers, one thread reads a block ahead."""

@@ -119,8 +119,9 @@ def test_empty_and_irregular_streams_are_refused():
         StreamSamples([(torch.zeros(1), 5)], classes=2)
 
 
-def test_up_to_takes_part_of_what_is_large_or_endless_and_all_of_what_is_small():
+def test_up_to_takes_part_of_what_is_large_and_all_of_what_is_small_streams_included():
     stream, small = StreamSamples(Counting(30), buffer=7), load("table").held_out
     assert len(set(stream.up_to(20).x.flatten().tolist())) == 20
+    assert sorted(stream.up_to(100).x.flatten().tolist()) == list(range(30))
     assert torch.equal(small.up_to(10_000).x, small.take().x)
     assert torch.equal(small.up_to(5, seed=3).x, small.take(5, seed=3).x)
