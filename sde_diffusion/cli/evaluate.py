@@ -35,6 +35,7 @@ from sde_diffusion.evaluation.measure import KNOWN, measure
 from sde_diffusion.evaluation.measurement import Measurement
 from sde_diffusion.evaluation.report import BIASED, METRIC_COLUMNS, CurvePoint, Report, metric_cells
 from sde_diffusion.evaluation.shards import load_shards, write_atomically
+from sde_diffusion.evaluation.transport import pot
 
 FOLDER = "evaluation"  # in the workdir
 FEATURES = ("auto", "pixels", "inception")
@@ -88,6 +89,8 @@ def real_data(dataset: data.Data, classes: Sequence[int] | None = None) -> Real:
 def run(arguments: argparse.Namespace) -> None:
     if arguments.n < 2:
         raise ValueError(f"--n must be at least 2 (samples are compared with data), got {arguments.n}")
+    if "w2" in (arguments.metrics or ()):
+        pot()  # what is missing is missed before any work
     checkpoint = training.open_checkpoint(arguments.workdir)
     out = arguments.out or checkpoint.path.parent.parent / FOLDER / f"{checkpoint.path.name}-{slug(arguments)}"
     if (out / JSON).exists() and not arguments.overwrite:

@@ -2,7 +2,7 @@
 
     images    frechet, kid, precision, recall, density, coverage, one_nn_accuracy; inception_score where the extractor classifies
     digits    those in the features of the built-in classifier, and frechet and one_nn_accuracy in pixels
-    points    sliced_wasserstein, w2, energy, mmd, c2st_accuracy, c2st_p, one_nn_accuracy
+    points    sliced_wasserstein, w2 where POT is installed, energy, mmd, c2st_accuracy, c2st_p, one_nn_accuracy
 
 and of class labels, where the training data have any, class_variation and class_p.  The reference is the held-out data.
 
@@ -13,6 +13,7 @@ subset of large clouds, and `Measurement.n` says how large.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -203,7 +204,7 @@ def _known(metrics: Sequence[str]) -> Sequence[str]:
 
 def _suitable(samples: Tensor, held_out: Tensor, extractor: FeatureExtractor, *, alone: bool) -> tuple[str, ...]:
     if samples.ndim == 2 and isinstance(extractor, Pixels):
-        return OF_POINTS
+        return tuple(name for name in OF_POINTS if name != "w2" or importlib.util.find_spec("ot") is not None)
     if isinstance(extractor, Pixels) and not alone:
         return IN_PIXELS if samples[0].numel() <= PIXELS else IN_PIXELS[1:]
     if min(len(samples), len(held_out)) < FEWEST:

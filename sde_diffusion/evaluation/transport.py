@@ -10,6 +10,8 @@ are drawn.  Finite clouds of one law are at a positive distance, for (3) of orde
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -48,6 +50,19 @@ def _directions(d: int, number: int, seed: int) -> Tensor:
     return bases.transpose(0, 1).flatten(1)[:, :number]
 
 
+def pot() -> Any:
+    """The module of POT.
+
+    Raises:
+        ModuleNotFoundError: where it is not installed.
+    """
+    try:
+        import ot
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("exact transport needs POT: pip install 'sde_diffusion[evaluation]'", name="ot") from error
+    return ot
+
+
 def wasserstein(a: Tensor, b: Tensor, *, limit: int = LIMIT) -> float:
     """The exact Wasserstein distance, the root of (3), of clouds a (n, *d) and b (m, *d) with equal weights.
 
@@ -60,10 +75,7 @@ def wasserstein(a: Tensor, b: Tensor, *, limit: int = LIMIT) -> float:
     """
     if max(len(a), len(b)) > limit:
         raise ValueError(f"exact transport of {len(a)} to {len(b)} points exceeds the limit of {limit}; thin the clouds or raise limit")
-    try:
-        import ot
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("exact transport needs POT: pip install 'sde_diffusion[evaluation]'", name="ot") from error
+    ot = pot()
     x, y = flat(a), flat(b)
     if len(x) == len(y) and x.shape[1] == 1:
         return quantile_distance(x, y).item() ** 0.5

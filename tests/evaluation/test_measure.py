@@ -1,4 +1,6 @@
+import importlib.util
 import math
+import sys
 
 import pytest
 import torch
@@ -156,3 +158,12 @@ def test_bad_requests_are_refused(digits):
         measure(held_out, normal(10, 2), held_out)
     with pytest.raises(ValueError, match="not finite"):
         measure(torch.full_like(x, torch.nan), x, held_out)
+
+
+def test_exact_transport_is_measured_by_default_only_where_its_library_is(monkeypatch):
+    points = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setitem(sys.modules, "ot", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "w2" not in {m.metric for m in measure(points[:20], points[20:], points[:20], resamples=2)}
+    with pytest.raises(ModuleNotFoundError, match=r"sde_diffusion\[evaluation\]"):
+        measure(points[:20], points[20:], points[:20], metrics=["w2"], resamples=2)
