@@ -11,7 +11,7 @@ import sde_diffusion
 
 ROOT = pathlib.Path(sde_diffusion.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
-HELPERS = {"shapes", "noise", "expressions"}
+HELPERS = {"shapes", "noise", "expressions", "files"}
 LAYERS = {
     "data": 0,
     "plotting": 0,

@@ -16,7 +16,7 @@ from sde_diffusion import evaluation, plotting, training
 from sde_diffusion.cli.evaluate import FOLDER, JSON
 from sde_diffusion.evaluation.measurement import Measurement
 from sde_diffusion.evaluation.report import Report, markdown_table, number
-from sde_diffusion.evaluation.shards import write_atomically
+from sde_diffusion.files import write_atomically
 
 RUN_FIELDS = ("step", "ema", "solver", "grid", "nfe", "guidance", "classes", "n", "seed", "seconds", "hardware")
 PICTURES = ("samples.png", "loss_by_level.png", "curve.png", "classes.png")

@@ -34,8 +34,9 @@ from sde_diffusion.evaluation.levels import LevelLosses, level_losses
 from sde_diffusion.evaluation.measure import KNOWN, measure
 from sde_diffusion.evaluation.measurement import Measurement
 from sde_diffusion.evaluation.report import BIASED, METRIC_COLUMNS, CurvePoint, Report, metric_cells
-from sde_diffusion.evaluation.shards import load_shards, write_atomically
+from sde_diffusion.evaluation.shards import load_shards
 from sde_diffusion.evaluation.transport import pot
+from sde_diffusion.files import write_atomically
 
 FOLDER = "evaluation"  # in the workdir
 FEATURES = ("auto", "pixels", "inception")

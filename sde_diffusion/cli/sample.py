@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from sde_diffusion import plotting, training
 from sde_diffusion.cli.sampler import Sampler, add_solver_arguments, numbers, sampler
-from sde_diffusion.evaluation.shards import ALONE, FORMATS, Ranks, write_atomically, write_shards
+from sde_diffusion.evaluation.shards import ALONE, FORMATS, Ranks, write_shards
+from sde_diffusion.files import write_atomically
 
 SUFFIXES = (".png", ".npz")
 

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import sde_diffusion
 from sde_diffusion import expressions, solvers, training
 from sde_diffusion.cli.options import add_device
 from sde_diffusion.denoisers import ClassifierFreeGuidance, Denoiser, NetworkDenoiser
@@ -118,7 +117,7 @@ def sampler(arguments: argparse.Namespace, checkpoint: training.Checkpoint, *, d
         if getattr(arguments, option) < 1:
             raise ValueError(f"--{option} must be positive, got {getattr(arguments, option)}")
     device = arguments.device if device is None else device
-    names = {name: getattr(sde_diffusion, name) for name in sde_diffusion.__all__}
+    names = expressions.public_names()
     if "errors" in f"{arguments.solver} {arguments.grid}":
         names["errors"] = checkpoint.errors()
     grid = None if arguments.grid is None else expressions.build(arguments.grid, names)

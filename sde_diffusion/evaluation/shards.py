@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sde_diffusion.files import TEMPORARY, write_atomically
+
 MANIFEST = "manifest.json"
-TEMPORARY = "writing-"
 FORMATS = ("npz", "png")
 DIGITS = 6  # in names of files
 INFORMATION = ("n", "made")  # what may change in a manifest: more samples, and notes
@@ -151,20 +151,6 @@ def load_shards(folder: str | Path) -> Shard:
     """All samples of a folder at once; raises as `read_shards`."""
     samples, indices, labels = zip(*read_shards(folder), strict=True)
     return Shard(torch.cat(samples), torch.cat(indices), None if labels[0] is None else torch.cat(labels))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file as a whole or not at all: under another name, flushed to the disk, then renamed."""
-    temporary = path.with_name(TEMPORARY + path.name)
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _name(number: int, suffix: str) -> str:

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from sde_diffusion import expressions
 from sde_diffusion.data import load as load_data
 from sde_diffusion.denoisers import NetworkDenoiser
+from sde_diffusion.files import TEMPORARY, write_atomically
 from sde_diffusion.solvers import FittedSolver, ReconstructionError, Trajectories
 from sde_diffusion.training.post_hoc import reconstruct
 
@@ -42,7 +43,6 @@ READABLE = (1, 2)
 FOLDER = "checkpoints"
 FITTED = "fitted"
 MEASURED = 10_000  # samples at most that errors are measured on
-TEMPORARY = "writing-"
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -61,9 +61,7 @@ def _sync(folder: Path) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON to a file as a whole or not at all."""
-    temporary = path.with_name(TEMPORARY + path.name)
-    _write(temporary, json.dumps(content, indent=1).encode())
-    os.replace(temporary, path)
+    write_atomically(path, json.dumps(content, indent=1).encode())
 
 
 def save_checkpoint(

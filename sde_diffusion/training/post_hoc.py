@@ -19,7 +19,6 @@ How well (1) can be met is known without any weights, from w alone: || sum_i w_i
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,13 +29,13 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from sde_diffusion.expressions import build
+from sde_diffusion.files import write_atomically
 from sde_diffusion.training.ema import WIDEST, PowerAverage
 
 if TYPE_CHECKING:
     from sde_diffusion.training.ema import Averages
 
 SNAPSHOTS = "snapshots"
-TEMPORARY = "writing-"
 MISFIT = 0.05
 """The largest misfit that counts as a reconstruction."""
 
@@ -87,12 +86,7 @@ def save_snapshot(workdir: Path, step: int, averages: Averages, *, dtype: torch.
         paths.append(folder / f"{profile.name}.safetensors")
         if main:
             folder.mkdir(parents=True, exist_ok=True)
-            temporary = folder / f"{TEMPORARY}{profile.name}"
-            with open(temporary, "wb") as file:
-                file.write(save(tensors, metadata={"profile": repr(profile), "step": str(step)}))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, paths[-1])
+            write_atomically(paths[-1], save(tensors, metadata={"profile": repr(profile), "step": str(step)}))
     return paths
 
 
@@ -101,7 +95,7 @@ def snapshots(workdir: Path) -> list[Snapshot]:
     from safetensors import safe_open
 
     found = []
-    for path in sorted((workdir / SNAPSHOTS).glob("[0-9]*/*.safetensors")):
+    for path in sorted((workdir / SNAPSHOTS).glob("[0-9]*/power-*.safetensors")):
         with safe_open(path, "pt") as file:
             about = file.metadata()
         found.append(Snapshot(path, build(about["profile"], {"PowerAverage": PowerAverage}), int(about["step"])))

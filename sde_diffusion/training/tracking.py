@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.denoisers import Denoiser
+from sde_diffusion.files import TEMPORARY, write_atomically
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.sdes.base import check_count
 from sde_diffusion.solvers import sample
@@ -32,8 +33,6 @@ LOG = "log.jsonl"
 PROJECT = "sde_diffusion"
 TRACKERS = {"tensorboard": "'sde_diffusion[tracking]'", "wandb": "wandb"}
 """The known trackers and what pip installs them from."""
-
-TEMPORARY = "writing-"
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -236,9 +235,7 @@ def _trim(path: Path, step: int) -> None:
         return
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     kept = [line + "\n" for line in lines if _step(line) <= step]
-    temporary = path.with_name(TEMPORARY + path.name)
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, "".join(kept).encode())
 
 
 def _step(line: str) -> float:

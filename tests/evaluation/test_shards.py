@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -84,7 +86,7 @@ def test_folders_of_other_files_are_left_alone(tmp_path):
 
 
 def test_a_full_disk_is_an_error_and_leaves_no_half_file(tmp_path, monkeypatch):
-    synchronise, calls = shards.os.fsync, []
+    synchronise, calls = os.fsync, []
 
     def full(descriptor):
         calls.append(descriptor)
@@ -92,7 +94,7 @@ def test_a_full_disk_is_an_error_and_leaves_no_half_file(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         synchronise(descriptor)
 
-    monkeypatch.setattr(shards.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left on device; free some space"):
         write(tmp_path)
     assert set(content(tmp_path)) == {"manifest.json", "000000.npz"}
