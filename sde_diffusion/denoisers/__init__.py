@@ -21,6 +21,7 @@ from sde_diffusion.denoisers.parameterizations import (
     V,
     Velocity,
 )
+from sde_diffusion.denoisers.score_network import ScoreNetwork
 
 __all__ = [
     "EDM",
@@ -47,6 +48,7 @@ __all__ = [
     "RescaledX0",
     "Scalings",
     "Score",
+    "ScoreNetwork",
     "SigmaLabel",
     "TimeLabel",
     "V",

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from sde_diffusion.denoisers.network import NetworkDenoiser
 
 
+_PRODUCTS = 2048  # vector-Jacobian products at once, samples times coordinates: what bounds the memory of an exact trace
+
+
 class Prediction(NamedTuple):
     """x0_hat(x, cond) = skip x + out raw(x, cond) at a time that is fixed already.
 
@@ -147,6 +150,29 @@ class Denoiser(nn.Module, abc.ABC):
         t = as_time(t, x)
         return self.sde.drift(x, t) - 0.5 * expand(self.sde.g(t), x) ** 2 * self.score(x, t, cond)
 
+    def check_density(self, cond: Any = None) -> None:
+        """Raises ValueError, with the cure, where the predictions under `cond` are not those of one law, so that there is no density."""
+
+    def jacobian_trace(self, x: Tensor, t: Time, cond: Any = None) -> tuple[Tensor, Tensor]:
+        """x0_hat (b, *d) and the trace of its Jacobian dx0_hat/dx, (b,) float64, by d vector-Jacobian products, several at once.
+
+        Differentiable where gradients are recorded, such as for the gradient of a likelihood.
+        """
+        record = torch.is_grad_enabled()
+        with torch.enable_grad():
+            z = x if record and x.requires_grad else x.detach().requires_grad_()
+            x0_hat = self(z, t, cond)
+            flat, d = x0_hat.flatten(1), x[0].numel()
+            trace = x.new_zeros(len(x), dtype=torch.float64)
+            rows = max(1, _PRODUCTS // len(x))
+            for part in torch.arange(d, device=x.device).split(rows):
+                basis = torch.zeros(len(part), len(x), d, dtype=flat.dtype, device=x.device)
+                basis[torch.arange(len(part), device=x.device), :, part] = 1
+                last = not record and int(part[-1]) == d - 1
+                (pulled,) = torch.autograd.grad(flat, z, basis, retain_graph=not last, create_graph=record, is_grads_batched=True)
+                trace = trace + pulled.flatten(2)[torch.arange(len(part), device=x.device), :, part].double().sum(0)
+        return (x0_hat, trace) if record else (x0_hat.detach(), trace)
+
     def under(self, sde: AffineSDE) -> Denoiser:
         """The same belief as a denoiser for another affine process, by the change of variables (4)."""
         return ChangeOfVariables(self, sde)
@@ -214,13 +240,29 @@ class ChangeOfVariables(Denoiser):
         self.inner = inner
 
     def forward(self, x: Tensor, t: Time, cond: Any = None) -> Tensor:
-        t = as_time(t, x)
-        t_inner = self.inner.sde.t_of_log_snr(self.sde.log_snr(t)).clamp(0, 1)
-        return self.inner(x * expand(self.inner.sde.alpha(t_inner) / self.sde.alpha(t), x), t_inner, cond)
+        t, scale = self._inside(as_time(t, x))
+        return self.inner(x * expand(scale, x), t, cond)
+
+    def _inside(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The inner process' time t', and alpha(t)/alpha'(t'), of (4)."""
+        inner = self.inner.sde.t_of_log_snr(self.sde.log_snr(t)).clamp(0, 1)
+        return inner, self.inner.sde.alpha(inner) / self.sde.alpha(t)
+
+    def with_variance(self, x: Tensor, t: Time, cond: Any = None) -> tuple[Tensor, Tensor]:
+        t, scale = self._inside(as_time(t, x))
+        return self.inner.with_variance(x * expand(scale, x), t, cond)
+
+    def check_density(self, cond: Any = None) -> None:
+        self.inner.check_density(cond)
+
+    def jacobian_trace(self, x: Tensor, t: Time, cond: Any = None) -> tuple[Tensor, Tensor]:
+        t, scale = self._inside(as_time(t, x))
+        x0_hat, trace = self.inner.jacobian_trace(x * expand(scale, x), t, cond)
+        return x0_hat, scale.to(trace) * trace
 
     def at(self, times: Tensor, like: Tensor) -> list[Prediction]:
-        inner_times = self.inner.sde.t_of_log_snr(self.sde.log_snr(times)).clamp(0, 1)
-        scales = (self.inner.sde.alpha(inner_times) / self.sde.alpha(times)).tolist()
+        inner_times, scaled = self._inside(times)
+        scales = scaled.tolist()
 
         def fix(inner: Prediction, scale: float) -> Prediction:
             return Prediction(lambda x, cond: inner.raw(x * scale, cond), inner.skip * scale, inner.out)
@@ -248,3 +290,14 @@ class NFECounter(Denoiser):
     def forward(self, x: Tensor, t: Time, cond: Any = None) -> Tensor:
         self.nfe += 1
         return self.inner(x, t, cond)
+
+    def with_variance(self, x: Tensor, t: Time, cond: Any = None) -> tuple[Tensor, Tensor]:
+        self.nfe += 1
+        return self.inner.with_variance(x, t, cond)
+
+    def check_density(self, cond: Any = None) -> None:
+        self.inner.check_density(cond)
+
+    def jacobian_trace(self, x: Tensor, t: Time, cond: Any = None) -> tuple[Tensor, Tensor]:
+        self.nfe += 1
+        return self.inner.jacobian_trace(x, t, cond)

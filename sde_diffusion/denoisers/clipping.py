@@ -41,6 +41,9 @@ class Bounded(Denoiser):
         x0_hat, v = self.inner.with_variance(x, t, cond)
         return self.bound(x0_hat), v
 
+    def check_density(self, cond: Any = None) -> None:
+        self.inner.check_density(cond)
+
     def at(self, times: Tensor, like: Tensor) -> list[Prediction]:
         def fix(inner: Prediction) -> Prediction:
             return Prediction(lambda x, cond: self.bound(inner(x, cond)))

@@ -63,6 +63,14 @@ class ClassifierFreeGuidance(Denoiser):
             return x0_hat, v
         return torch.lerp(self.inner(x, t, null), x0_hat, self.scale), v
 
+    def check_density(self, cond: Any = None) -> None:
+        if self.scale != 1 and cond is not None:
+            raise ValueError(
+                f"guidance is on (scale={self.scale:g}): guided scores are not those of (2) but at t = 0, so that the density of their flow"
+                " is another; ask the denoiser inside, `guided.inner`, or use scale=1"
+            )
+        self.inner.check_density(self.null if cond is None else cond)
+
     def at(self, times: Tensor, like: Tensor) -> list[Prediction]:
         double = self.inner.at(times, _twice(like))
         pairs = zip(self.inner.at(times, like), double, strict=True)

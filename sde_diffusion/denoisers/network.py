@@ -50,6 +50,14 @@ class NetworkDenoiser(Denoiser):
         x0_hat, rest = self._predict(x, t, cond)
         return x0_hat, (rest + 1) / 2
 
+    def check_density(self, cond: Any = None) -> None:
+        classes = next((c for m in self.network.modules() if isinstance(c := getattr(m, "classes", 0), int) and c), 0)
+        if classes and cond is None:
+            raise ValueError(
+                f"the network knows {classes} classes and was given no cond; pass the labels (b,), or {classes}, its null class, for what"
+                " it believes without one"
+            )
+
     def score(self, x: Tensor, t: Time, cond: Any = None) -> Tensor:
         # not by way of x0_hat, which the small noise of float32 states drowns in: alpha c_skip - 1 is taken in float64
         t = as_time(t, x)

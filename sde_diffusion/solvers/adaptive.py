@@ -25,6 +25,7 @@ once for all stages and samples; a stage is then one product with the slopes bef
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -68,6 +69,29 @@ PAIRS = {
     ),
     "bosh3": Pair((1 / 2, 3 / 4, 1.0), ((1 / 2,), (0.0, 3 / 4), (2 / 9, 1 / 3, 4 / 9)), (-5 / 72, 1 / 12, 1 / 9, -1 / 8), 3),
 }
+
+
+class Along(abc.ABC):
+    """An integral along the paths that `integrate` follows, one value per sample."""
+
+    def error(self, step: Tensor, rtol: float, atol: float) -> Tensor | None:
+        """The integral's error in a step (b,), in tolerances; None where the state's alone is to choose the steps."""
+        return None
+
+    @abc.abstractmethod
+    def slope(self, stage: int, slopes: Slopes, row: int, w: Tensor, cond: Any, out: Tensor | None) -> Tensor:
+        """`slopes(row, w, cond, out)`, with what the integral needs at this stage of the step remembered.
+
+        Stage 0 is the start of a path; that of a later step was the last stage of the step before.
+        """
+
+    @abc.abstractmethod
+    def advance(self, step: Tensor, accept: Tensor) -> None:
+        """Adds the step of signed length `step` (b,) of the samples whose step was accepted, (b,)."""
+
+    @abc.abstractmethod
+    def keep(self, index: Tensor) -> None:
+        """Goes on with the samples `index` of the batch; the others have arrived."""
 
 
 class Slope(NamedTuple):
@@ -188,13 +212,23 @@ class AdaptiveODE(Solver):
             raise ValueError(f"form must be {', '.join(map(repr, FORMS[:-1]))} or {FORMS[-1]!r}, got {self.form!r}")
         check_calls(self.max_nfe, 8)
 
+    def clock(self, sde: AffineSDE) -> Clock:
+        """The variables of integration for a process."""
+        return Clock(sde, self.data_std, self.form)
+
     def rows(self, sde: AffineSDE, t: Tensor, s: Tensor) -> Tableau:
         raise ValueError(f"{self} chooses its steps while it runs and has no table; Heun has one")
 
     def solve(
         self, denoiser: Denoiser, x: Tensor, grid: Tensor, noise: Noise, cond: Any = None, corrector: Move | None = None
     ) -> Iterator[Step]:
-        clock, pair = Clock(denoiser.sde, self.data_std, self.form), PAIRS[self.method]
+        return self.integrate(denoiser, x, grid, cond, corrector)
+
+    def integrate(
+        self, denoiser: Denoiser, x: Tensor, grid: Tensor, cond: Any = None, corrector: Move | None = None, along: Along | None = None
+    ) -> Iterator[Step]:
+        """The states at the times of the grid, which may also increase, with an integral `along` the paths where there is one to take."""
+        clock, pair = self.clock(denoiser.sde), PAIRS[self.method]
         grid = grid.to(x.device)
         times, (first, last) = grid.tolist(), (float(grid[0]), float(grid[-1]))
         clocks, sizes = clock(grid), clock.scale(grid).tolist()
@@ -209,8 +243,11 @@ class AdaptiveODE(Solver):
         def slopes(p: Tensor, like: Tensor) -> Slopes:
             return _slopes(denoiser, clock.slope(p, first, last, like.dtype), like)
 
+        def take(stage: int, slopes: Slopes, row: int, w: Tensor, cond: Any, out: Tensor | None = None) -> Tensor:
+            return slopes(row, w, cond, out) if along is None else along.slope(stage, slopes, row, w, cond, out)
+
         def start(w: Tensor, p: float) -> Tensor:
-            return slopes(torch.full((1, len(w), *column[1:]), p, dtype=torch.float64, device=w.device), w)(0, w, cond)
+            return take(0, slopes(torch.full((1, len(w), *column[1:]), p, dtype=torch.float64, device=w.device), w), 0, w, cond)
 
         b = len(x)
         w, h = x / sizes[0], torch.full((b,), first_step, dtype=torch.float64, device=x.device)
@@ -230,12 +267,14 @@ class AdaptiveODE(Solver):
                 width = step.to(x.dtype).view(column)
                 for stage, weights in enumerate(a):
                     new = torch.addcmul(w, width, rows.sum(weights))
-                    rows[stage + 1] = slope(min(stage, len(c) - 1), new, part, rows.out[stage + 1])
+                    rows[stage + 1] = take(stage + 1, slope, min(stage, len(c) - 1), new, part, rows.out[stage + 1])
                 nfe += len(a)
                 with torch.no_grad():
                     unit = torch.maximum(w.abs(), new.abs()).mul_(self.rtol * root).add_(self.atol * root)
                     error = torch.linalg.vector_norm((rows.sum(e) / unit).flatten(1), dim=1).double().mul_(step)
                     accept = error <= 1
+                    if along is not None and (other := along.error(step, self.rtol, self.atol)) is not None:
+                        error, accept = torch.maximum(error, other), accept & (other <= 1)
                     # Logarithms: one power would cost as much as three other operations.
                     error = error.clamp_(min=_LEAST_ERROR).log_()
                     factor = torch.where(accept, _INTEGRAL * before - _PROPORTIONAL * error, -error).mul_(1 / pair.order).exp_()
@@ -254,6 +293,8 @@ class AdaptiveODE(Solver):
                             f"{math.exp(error[lost[0]]):.3g} tolerances at the smallest step); raise rtol and atol, or use float64"
                         )
                     still = moving.sum().item()
+                if along is not None:
+                    along.advance(step * sign, accept)
                 keep = accept.view(column)
                 w = torch.where(keep, new, w)
                 rows[0] = torch.where(keep, rows[-1], rows[0], out=rows.out[0])
@@ -267,6 +308,8 @@ class AdaptiveODE(Solver):
                     break
                 stay = moving.nonzero()[:, 0]
                 part = select(part, stay, len(index))
+                if along is not None:
+                    along.keep(stay)
                 w, k, h, rejected, left, before, index = (v[stay] for v in (*values, left, before, index))
                 rows = Rows(k, len(a) + 1)
             w, k, h, rejected = arrived
@@ -301,15 +344,19 @@ class Rows(list[Tensor]):
 
 
 class Slopes(NamedTuple):
-    """dw/dp (1) at rows of clocks: of_w w + of_raw raw_i(into w, cond), the three (b, 1, ...) per row."""
+    """dw/dp (1) at rows of clocks: of_w w + of_raw raw_i(into w, cond), the three (b, 1, ...) per row; `at` is where they are taken."""
 
     raw: list[Callable[[Tensor, Any], Tensor]]
     into: tuple[Tensor, ...]
     of_w: tuple[Tensor, ...]
     of_raw: tuple[Tensor, ...]
+    at: Slope
 
     def __call__(self, i: int, w: Tensor, cond: Any, out: Tensor | None = None) -> Tensor:
-        raw = self.raw[i](w * self.into[i], cond)
+        return self.sum(i, w, self.raw[i](w * self.into[i], cond), out)
+
+    def sum(self, i: int, w: Tensor, raw: Tensor, out: Tensor | None = None) -> Tensor:
+        """dw/dp from what raw_i returned."""
         return torch.mul(w, self.of_w[i], out=out).addcmul_(raw, self.of_raw[i])
 
 
@@ -319,7 +366,8 @@ def _slopes(denoiser: Denoiser, at: Slope, like: Tensor) -> Slopes:
     into = at.n if into is None else at.n * into
     of_w = at.a if skip is None else torch.addcmul(at.a, at.b * at.n, skip)
     of_raw = at.b if out is None else at.b * out
-    return Slopes(raw, *(v.to(like.dtype).unbind() for v in (into, of_w, of_raw)))
+    into, of_w, of_raw = (v.to(like.dtype) for v in (into, of_w, of_raw))
+    return Slopes(raw, into.unbind(), of_w.unbind(), of_raw.unbind(), at)
 
 
 def check_calls(max_nfe: int, least: int) -> None:

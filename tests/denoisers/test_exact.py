@@ -91,6 +91,49 @@ def test_x0_hat_score_eps_and_v_are_one_belief(make, sde, x):
     torch.testing.assert_close(denoiser.v(x, t), f * x - 0.5 * g**2 * score, rtol=1e-12, atol=1e-12)
 
 
+def jacobian_trace(denoiser: sd.Denoiser, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """Sample by sample and row by row in float64: torch's vmap, and so jacrev, gets the gradient of cdist wrong (2.13)."""
+    rows = zip(x.double().split(1), t, strict=True)
+    jacobians = [torch.autograd.functional.jacobian(lambda row, time=time: denoiser(row, time), row) for row, time in rows]
+    return torch.stack([j.reshape(x[0].numel(), -1).trace() for j in jacobians])
+
+
+@pytest.mark.parametrize("sde", SDES, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("make", MAKERS)
+def test_the_trace_of_the_jacobian_is_that_of_automatic_differentiation(make, sde, x):
+    denoiser, t = make(sde), torch.linspace(0.05, 0.95, 7, dtype=torch.float64)
+    x0_hat, trace = denoiser.jacobian_trace(x, t)
+    torch.testing.assert_close(x0_hat, denoiser(x, t), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(trace, jacobian_trace(denoiser, x, t), rtol=1e-10, atol=1e-10)
+    one_time = denoiser.jacobian_trace(x, 0.3)[1]
+    torch.testing.assert_close(one_time, jacobian_trace(denoiser, x, torch.full_like(t, 0.3)), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("stds", [0.3, [0.1, 0.2, 0.3], "empirical"])
+def test_the_trace_of_the_jacobian_is_right_for_images_and_stds_of_every_shape(stds, generator):
+    data = torch.randn(3, 1, 2, 2, generator=generator, dtype=torch.float64)
+    x, t = torch.randn(4, 1, 2, 2, generator=generator, dtype=torch.float64), torch.tensor([0.1, 0.3, 0.5, 0.9], dtype=torch.float64)
+    denoiser = sd.EmpiricalDenoiser(data, SDES[0]) if stds == "empirical" else sd.GaussianMixtureDenoiser(data, stds, WEIGHTS, SDES[0])
+    x0_hat, trace = denoiser.jacobian_trace(x, t)
+    assert x0_hat.shape == x.shape
+    torch.testing.assert_close(trace, jacobian_trace(denoiser, x, t), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_the_trace_of_the_jacobian_of_a_float32_state_is_float64(make, x):
+    denoiser, t = make(SDES[0]), torch.linspace(0.05, 0.95, 7, dtype=torch.float64)
+    x0_hat, trace = denoiser.jacobian_trace(x.float(), t)
+    assert (x0_hat.dtype, trace.dtype) == (torch.float32, torch.float64)
+    torch.testing.assert_close(trace, jacobian_trace(denoiser, x.float(), t), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("make", [gaussian, diagonal, full])
+def test_the_trace_of_the_jacobian_is_finite_without_noise_and_without_data(make, x):
+    for t, expected in ((0.0, 2.0), (1.0, 0.0)):  # x0_hat = x where sigma = 0, a constant where alpha = 0
+        trace = make(sd.RectifiedFlow()).jacobian_trace(x, t)[1]
+        torch.testing.assert_close(trace, torch.full((7,), expected, dtype=torch.float64), rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("make", MAKERS)
 def test_the_velocity_moves_the_density_as_the_continuity_equation_says(make, x):
     # d/dt log p(x, t) + div v + v . score = 0
