@@ -13,7 +13,10 @@ from sde_diffusion.sdes.chains import (
     ncsnv2_sigmas,
 )
 from sde_diffusion.sdes.flow import RectifiedFlow
+from sde_diffusion.sdes.learned import LearnedSDE, LearnedVPSDE
 from sde_diffusion.sdes.reverse import ReverseSDE
+from sde_diffusion.sdes.simulation import simulate
+from sde_diffusion.sdes.tabulated import TabulatedVPSDE
 from sde_diffusion.sdes.ve import EDMSDE, VESDE
 from sde_diffusion.sdes.vp import VPSDE, CosineVPSDE, SubVPSDE
 
@@ -27,15 +30,19 @@ __all__ = [
     "Chain",
     "CosineVPSDE",
     "DDPMChain",
+    "LearnedSDE",
+    "LearnedVPSDE",
     "NCSNLadder",
     "Posterior",
     "RectifiedFlow",
     "ReverseSDE",
     "SubVPSDE",
+    "TabulatedVPSDE",
     "Transition",
     "cosine_betas",
     "geometric_sigmas",
     "linear_betas",
     "ncsnv2_sigma_max",
     "ncsnv2_sigmas",
+    "simulate",
 ]

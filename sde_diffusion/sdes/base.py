@@ -87,6 +87,17 @@ class SDE(abc.ABC):
         log_z = 0.5 * math.log(2 * math.pi * self.prior_std**2)
         return sum_event(-0.5 * (x / self.prior_std) ** 2 - log_z)
 
+    def perturb(self, x0: Tensor, t: Time, eps: Tensor) -> Tensor:
+        """x_t from data and standard normal numbers, where x_t | x_0 is Gaussian: an `AffineSDE` has it.
+
+        Raises:
+            TypeError: for any other process.
+        """
+        raise TypeError(
+            f"{self} is not an AffineSDE and so has no Gaussian kernel x_t | x_0, which denoising score matching needs; take "
+            "LastStepScoreMatching, SlicedScoreMatching or FiniteDifferenceScoreMatching, which simulate paths, and a ScoreNetwork"
+        )
+
     def reverse(self, denoiser: Score, eta: float = 1.0, *, shape: Sequence[int] | None = None, cond: object | None = None) -> ReverseSDE:
         """The reverse-time SDE (eta = 1), the probability-flow ODE (eta = 0) or any process between with the same marginals.
 

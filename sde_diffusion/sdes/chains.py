@@ -15,6 +15,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -41,6 +42,38 @@ class Chain(AffineSDE):
     @abc.abstractmethod
     def nodes(self) -> tuple[Sequence[float], Sequence[float]]:
         """(alphas, sigmas) at t = 0, 1/n, ..., 1."""
+
+    @abc.abstractmethod
+    def _at(self, indices: Sequence[int]) -> Chain:
+        """The chain with the start and the nodes 1 <= i <= length only, increasing."""
+
+    def respaced(self, steps: int | Sequence[int]) -> Chain:
+        """The chain that jumps from one of some nodes to the next, with the same marginals there (Nichol & Dhariwal 2021, section 4).
+
+            beta'_k = 1 - alpha_bar(tau_k)/alpha_bar(tau_{k-1})    for DDPM's chain
+
+        A denoiser of the long chain is one of the short chain by `denoiser.under(chain.respaced(steps))`: equal noise, equal label.
+        To sample, no such chain is needed: `sample(denoiser, Ancestral(), grid=...)` with some of the long chain's nodes is the same.
+
+        Args:
+            steps: how many nodes, at least 2, nearly equally spaced from the first to the last; or the numbers of the nodes, increasing
+                from at least 1 to `length`.
+
+        Raises:
+            ValueError: for other numbers, or more steps than the chain has.
+        """
+        n = self.length
+        if isinstance(steps, int):
+            if not 2 <= steps <= n:
+                raise ValueError(f"a chain of {n} steps can be respaced to 2..{n}, got {steps}")
+            steps = [round(1 + k * (n - 1) / (steps - 1)) for k in range(steps)]
+        nodes = [int(i) for i in steps]
+        if len(nodes) < 2 or nodes[0] < 1 or nodes[-1] != n or any(i >= j for i, j in itertools.pairwise(nodes)):
+            raise ValueError(
+                f"the nodes must be at least two numbers that increase from 1 or more to {n}, got {nodes[:4]}{'...' if nodes[4:] else ''}; "
+                "the last one is where the noise is"
+            )
+        return self if len(nodes) == n else self._at(nodes)
 
     @property
     def length(self) -> int:  # type: ignore[override]
@@ -121,6 +154,10 @@ class DDPMChain(Chain):
         alphas, sigmas = np.exp(0.5 * log_alpha_bar), np.sqrt(-np.expm1(log_alpha_bar))
         return [1.0, *alphas.tolist()], [0.0, *sigmas.tolist()]
 
+    def _at(self, indices: Sequence[int]) -> DDPMChain:
+        log_alpha_bar = np.concatenate([[0.0], np.cumsum(np.log1p(-np.asarray(self.betas)))[np.asarray(indices) - 1]])
+        return DDPMChain(tuple((-np.expm1(np.diff(log_alpha_bar))).tolist()))
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class NCSNLadder(Chain):
@@ -146,6 +183,9 @@ class NCSNLadder(Chain):
 
     def nodes(self) -> tuple[Sequence[float], Sequence[float]]:
         return [1.0] * (len(self.sigmas) + 1), [0.0, *self.sigmas]
+
+    def _at(self, indices: Sequence[int]) -> NCSNLadder:
+        return NCSNLadder(tuple(self.sigmas[i - 1] for i in indices))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +216,9 @@ class AffineChain(Chain):
 
     def nodes(self) -> tuple[Sequence[float], Sequence[float]]:
         return self.alphas, self.sigmas
+
+    def _at(self, indices: Sequence[int]) -> AffineChain:
+        return AffineChain(*(tuple(a[i] for i in (0, *indices)) for a in (self.alphas, self.sigmas)))
 
 
 def linear_betas(n: int, beta_1: float = 1e-4, beta_n: float = 0.02) -> tuple[float, ...]:

@@ -8,6 +8,9 @@ import torch
 from torch import nn
 
 import sde_diffusion as sd
+from sde_diffusion.losses import score_matching
+from sde_diffusion.losses.score_matching import PseudoHuber
+from sde_diffusion.noise import Positioned
 
 SIMPLE = sd.DenoisingScoreMatching()
 
@@ -172,6 +175,80 @@ def test_stratified_times_have_the_law_and_less_variance():
     assert spread[True] < spread[False] / 20
     t = sd.DenoisingScoreMatching().draw_times(denoiser, x0, sd.Stream(torch.Generator().manual_seed(0))).sort().values
     torch.testing.assert_close(t.diff(), torch.full((31,), (1 - 1e-5) / 32, dtype=torch.float64))
+
+
+def test_the_sharding_of_a_batch_does_not_change_its_times():
+    # training draws the times of the whole batch by its length alone, and cuts: no part may depend on what is in it
+    denoiser, whole = sd.GaussianDenoiser(torch.zeros(3), 0.5, sd.VPSDE()), torch.empty(1).expand(8)
+    draws = [SIMPLE.draw_times(denoiser, x, Positioned((0, 7, 1))) for x in (whole, torch.ones(8, 3))]
+    assert torch.equal(draws[0], draws[1])
+    parts = [SIMPLE.draw_times(denoiser, whole, Positioned((0, 7, 1)))[i : i + 2] for i in range(0, 8, 2)]
+    assert torch.equal(torch.cat(parts), draws[0])
+
+
+def test_the_pseudo_huber_distance_is_song_and_dhariwals(generator):
+    # sqrt(|r|^2 + c^2) - c with c = 0.00054 sqrt(d), weighted as the mean square is
+    denoiser, x0 = sd.GaussianDenoiser(torch.zeros(3, 4), 0.5, sd.VPSDE()), torch.randn(5, 3, 4, generator=generator, dtype=torch.float64)
+    eps = torch.randn(5, 3, 4, generator=generator, dtype=torch.float64)
+    loss = sd.DenoisingScoreMatching(sd.EDMWeighting(), distance=PseudoHuber())(denoiser, x0, t=0.3, eps=eps)
+    r = denoiser(denoiser.sde.perturb(x0, 0.3, eps), 0.3) - x0
+    c = 0.00054 * math.sqrt(12)
+    weight = sd.EDMWeighting()(denoiser.sde, torch.tensor(0.3, dtype=torch.float64))
+    torch.testing.assert_close(loss, weight * ((r**2).sum((1, 2)) + c**2).sqrt().sub(c), rtol=1e-10, atol=0)
+
+
+def test_the_pseudo_huber_distance_is_quadratic_then_linear_and_its_gradient_is_shorter_than_one():
+    distance, d = PseudoHuber(0.1), 4
+    c = 0.1 * math.sqrt(d)
+    direction = torch.tensor([[0.5, -0.5, 0.5, 0.5]], dtype=torch.float64)  # of length 1
+    for length in (1e-9, 1e-4):  # |r|^2/(2c) (1 - |r|^2/(4c^2) + ...)
+        assert distance(length * direction).item() == pytest.approx(length**2 / (2 * c), rel=max(length**2 / (4 * c**2), 1e-12) * 1.1)
+    for length in (1e2, 1e6):  # |r| - c + c^2/(2|r|) - ...
+        assert distance(length * direction).item() == pytest.approx(length - c + c**2 / (2 * length), rel=1e-9)
+    for length in (0.0, 1e-6, 1.0, 1e6):
+        r = (length * direction).requires_grad_()
+        (gradient,) = torch.autograd.grad(distance(r).sum(), r)
+        assert gradient.norm().item() == pytest.approx(length / math.hypot(length, c), rel=1e-9)
+        assert gradient.norm().item() < 1
+
+
+def test_the_pseudo_huber_distance_keeps_its_digits_in_float32():
+    r = torch.full((1, 100), 1e-7)
+    assert PseudoHuber()(r).item() == pytest.approx(PseudoHuber()(r.double()).item(), rel=1e-5)
+
+
+def test_an_outlier_pulls_the_pseudo_huber_minimiser_less():
+    # of 0, 0, 0, 0, 100: the mean is 20, the median 0
+    data, at = torch.tensor([[0.0]] * 4 + [[100.0]], dtype=torch.float64), torch.linspace(-5, 50, 551, dtype=torch.float64)
+    best = [at[torch.stack([f(data - a).mean() for a in at]).argmin()].item() for f in (PseudoHuber(), lambda r: r[:, 0] ** 2)]
+    assert best == pytest.approx([0.0, 20.0], abs=1e-6)
+
+
+def test_the_defaults_are_the_plain_loss_to_the_bit():
+    denoiser, x0 = sd.GaussianDenoiser(torch.zeros(3), 0.5, sd.VPSDE()), torch.ones(6, 3)
+    record = sd.Record(sd.Stream(torch.Generator().manual_seed(1)))
+    ours = SIMPLE(denoiser, x0, noise=record)
+    u = torch.special.ndtr(record.draws[0])
+    u = (u[0] + torch.arange(6, dtype=torch.float64) / 6) % 1
+    t = 1e-5 + u * (1.0 - 1e-5)
+    sde = denoiser.sde
+    x0_hat = denoiser(sde.perturb(x0, t, record.draws[1]), t)
+    assert torch.equal(ours, ((sde.alpha(t) / sde.sigma(t)) ** 2).to(x0) * ((x0_hat - x0) ** 2).flatten(1).mean(1))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [sd.DenoisingScoreMatching(unbiased=True), sd.DenoisingScoreMatching(distance=PseudoHuber(0.01)), PseudoHuber()],
+    ids=lambda o: repr(o)[-40:],
+)
+def test_a_loss_prints_as_the_expression_that_makes_it(loss):
+    names = {name: getattr(sd, name) for name in ("SimpleWeighting", "UniformTimes")} | vars(score_matching)
+    assert sd.build(repr(loss), names) == loss
+
+
+def test_a_pseudo_huber_distance_without_scale_is_refused():
+    with pytest.raises(ValueError, match="scale must be a positive number, got 0"):
+        PseudoHuber(0.0)
 
 
 def test_the_loss_is_reproducible_by_generator_and_by_seeds():
