@@ -1,6 +1,7 @@
 """Checkpoints: folders of safetensors and one JSON file, written as a whole or not at all, never pickled.
 
     workdir/checkpoints/00001000/{network,optimizer}.safetensors          the weights and the optimiser's moments
+                                 beside*.safetensors                      what is trained beside the network, if anything: beside.py
                                  ema-{0.999,power-0.05,...}.safetensors   each average of the weights
                                  state.json                               step, position in the data, configuration, versions, checksums
                                  errors.json                              the model's errors, once they are asked for
@@ -33,7 +34,10 @@ from sde_diffusion import expressions
 from sde_diffusion.data import load as load_data
 from sde_diffusion.denoisers import NetworkDenoiser
 from sde_diffusion.files import TEMPORARY, write_atomically
+from sde_diffusion.sdes import AffineSDE
+from sde_diffusion.sdes.learned import LearnedSDE
 from sde_diffusion.solvers import FittedSolver, ReconstructionError, Trajectories
+from sde_diffusion.training.beside import AVERAGE, GROUP
 from sde_diffusion.training.post_hoc import reconstruct
 
 FORMAT = 2
@@ -180,10 +184,26 @@ class Checkpoint:
             with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and then replaced
                 network = expressions.build(config["network"])
         network.load_state_dict(self.weights(ema))
-        parts = (config["sde"], config["parameterization"], config.get("conditioning", "LogNoise()"))  # once the only one
-        denoiser = NetworkDenoiser(network, *map(expressions.build, parts)).requires_grad_(False).eval()
+        parts = (config["parameterization"], config.get("conditioning", "LogNoise()"))  # once the only one
+        denoiser = NetworkDenoiser(network, self.sde(ema=ema), *map(expressions.build, parts)).requires_grad_(False).eval()
         denoiser.fitted = self.fitted() if ema is True else {}
         return denoiser
+
+    def sde(self, *, ema: bool | str | float = True) -> AffineSDE:
+        """The process of the run; a learned one as a table, of the average that `ema` says, as in `weights`.
+
+        Snapshots hold none, so to the weights of a width goes the first average of the process: a denoiser learns what to make of a
+        noise level, and at which time a schedule has it makes little of a difference.
+        """
+        sde: AffineSDE = expressions.build(self.state["config"]["sde"])
+        if not isinstance(sde, LearnedSDE):
+            return sde
+        if ema is False:
+            tensors = {name.removeprefix("sde."): value for name, value in self.tensors(GROUP).items() if name.startswith("sde.")}
+        else:
+            tensors = self.tensors(AVERAGE.format(ema if isinstance(ema, str) else self.averages[0]))
+        sde.load_state_dict(tensors)
+        return sde.frozen()
 
     def errors(self) -> ReconstructionError:
         """The error of `denoiser()` at each noise level, for `Ancestral("analytic", errors)` and `dynamic_programming(errors=errors)`.

@@ -14,12 +14,12 @@ from sde_diffusion.data import Batch, Data, load
 from sde_diffusion.data.moments import moments
 from sde_diffusion.denoisers import Conditioning, NetworkDenoiser, Parameterization
 from sde_diffusion.expressions import build, public_names
-from sde_diffusion.losses import DenoisingScoreMatching
+from sde_diffusion.losses.base import Loss
 from sde_diffusion.noise import Noise, Positioned
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.training.config import check
 
-KINDS = {"sde": AffineSDE, "parameterization": Parameterization, "conditioning": Conditioning, "loss": DenoisingScoreMatching}
+KINDS = {"sde": AffineSDE, "parameterization": Parameterization, "conditioning": Conditioning, "loss": Loss}
 """What the expressions of a configuration must build."""
 
 TIMES, NOISE, LABELS = range(3)  # what a key of random numbers is for
@@ -39,7 +39,7 @@ class Experiment:
     config: ConfigDict
     data: Data
     denoiser: NetworkDenoiser
-    loss: DenoisingScoreMatching
+    loss: Loss
 
     @classmethod
     def build(cls, config: ConfigDict, *, data: Any = None, network: nn.Module | None = None) -> Experiment:
@@ -56,9 +56,10 @@ class Experiment:
         check(config)
         data = load(config.data if data is None else data)
         config = resolved(config, data)
-        sde, parameterization, conditioning, loss = (_built(config, field, kind) for field, kind in KINDS.items())
-        if network is None:
-            with torch.random.fork_rng(devices=[]):  # modules draw their weights from the global generator: lend it to them
+        with torch.random.fork_rng(devices=[]):  # modules draw their weights from the global generator: lend it to them
+            torch.default_generator.manual_seed(config.seed)
+            sde, parameterization, conditioning, loss = (_built(config, field, kind) for field, kind in KINDS.items())
+            if network is None:
                 torch.default_generator.manual_seed(config.seed)
                 network = _built(config, "network", nn.Module)
         experiment = cls(config, data, NetworkDenoiser(network, sde, parameterization, conditioning), loss)

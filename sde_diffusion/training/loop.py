@@ -21,6 +21,7 @@ from torch import Tensor
 from sde_diffusion.data import Batch
 from sde_diffusion.denoisers import NetworkDenoiser
 from sde_diffusion.noise import mixed
+from sde_diffusion.training.beside import frozen
 from sde_diffusion.training.checkpoint import checkpoints, write_json
 from sde_diffusion.training.experiment import Experiment
 from sde_diffusion.training.optimizer import learning_rate_factor
@@ -67,7 +68,7 @@ def fit(run: Run, *, progress: bool = True) -> NetworkDenoiser:
     if accelerator.is_main_process:
         _begin(run)
     history = History(run.workdir, accelerator, config=config, step=run.step)
-    by_level = LossByLevel(denoiser.sde, device=accelerator.device)
+    by_level = LossByLevel(frozen(denoiser.sde), device=accelerator.device)
     bar = Progress(config.steps, initial=run.step, batch_size=config.batch_size, disable=not (progress and accelerator.is_main_process))
     recent: list[Tensor] = []
     network.train()
@@ -90,13 +91,15 @@ def fit(run: Run, *, progress: bool = True) -> NetworkDenoiser:
                 parts.append((losses.detach(), t))
             losses, t = (torch.cat(column) for column in zip(*parts, strict=True))
             norm = accelerator.clip_grad_norm_(network.parameters(), config.clip)
-            norm = whole(torch.as_tensor(norm))
-            value = losses.mean() if config.precision == "float16" else norm  # whose scaler copes with an infinite gradient
+            norm, beside = whole(torch.as_tensor(norm)), run.beside.clip()
+            value = losses.mean() if config.precision == "float16" else norm + beside  # whose scaler copes with an infinite gradient
             if not math.isfinite(value):
                 raise FloatingPointError(_divergence(run, losses, t, batch.indices))
             optimizer.step()
             optimizer.zero_grad()
             run.averages.update(network, run.step)
+            run.beside.step(lr, run.step)
+            run.beside.observe(t, losses)
             run.step += 1
 
             recent.append(losses.mean())
@@ -108,6 +111,7 @@ def fit(run: Run, *, progress: bool = True) -> NetworkDenoiser:
                 history.log(run.step, loss=loss.mean(), lr=lr, gradient_norm=norm, loss_by_level=by_level.result(accelerator))
                 bar.show(loss=loss.mean())
                 recent = []
+                by_level = LossByLevel(frozen(denoiser.sde), device=accelerator.device)  # of a process that may have changed
             if config.sample_every and run.step % config.sample_every == 0:
                 _picture(run)
             if config.snapshot_every and (last or run.step % config.snapshot_every == 0):
@@ -126,7 +130,7 @@ def fit(run: Run, *, progress: bool = True) -> NetworkDenoiser:
 def _averaged(run: Run) -> NetworkDenoiser:
     """The denoiser with the first average of the weights; every process takes part."""
     denoiser = run.experiment.denoiser
-    return NetworkDenoiser(unsharded(run.averages.network()), denoiser.sde, denoiser.parameterization, denoiser.conditioning).eval()
+    return NetworkDenoiser(unsharded(run.averages.network()), run.beside.sde(), denoiser.parameterization, denoiser.conditioning).eval()
 
 
 def _begin(run: Run) -> None:

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from torch import nn
 
 from sde_diffusion.data import Batches
+from sde_diffusion.training.beside import Beside
 from sde_diffusion.training.checkpoint import FOLDER, FORMAT, checkpoints, open_checkpoint, save_checkpoint
 from sde_diffusion.training.config import difference
 from sde_diffusion.training.ema import Averages
@@ -46,6 +47,7 @@ class Run:
         network: the wrapped network.
         optimizer: the wrapped optimiser.
         averages: of the weights.
+        beside: what is trained beside the network.
         batches: this process's part of each batch, from `step` on.
         step: number of updates done.
     """
@@ -56,6 +58,7 @@ class Run:
     network: nn.Module
     optimizer: torch.optim.Optimizer
     averages: Averages
+    beside: Beside
     batches: Batches
     step: int = 0
 
@@ -66,7 +69,7 @@ class Run:
     def save(self) -> None:
         """Writes a checkpoint; all processes take part in it."""
         weights, moments = gather(self.network, self.optimizer)
-        tensors = {"network": weights, "optimizer": moments}
+        tensors = {"network": weights, "optimizer": moments, **self.beside.tensors()}
         for name, average in self.averages.state_dict().items():
             tensors[f"ema-{name}"] = {key: whole(value) for key, value in average.items()}
         data, position = self.experiment.data, self._gather(self.batches.state_dict())
@@ -137,12 +140,14 @@ def prepare(
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     averages = Averages(network, decays=config.ema, stds=config.ema_power)
+    beside = Beside(experiment)
     checkpoint = open_checkpoint(workdir) if resume and checkpoints(workdir) else None
     if checkpoint is not None:
         if checkpoint.state["format"] != FORMAT:
             raise ValueError(f"{checkpoint.path} was written by an earlier version, and can be sampled from but not resumed; train anew")
         network.load_state_dict(checkpoint.tensors("network"))
         averages.load_state_dict({name: checkpoint.tensors(f"ema-{name}") for name in averages.names})
+        beside.load(checkpoint)
     optimizer = make_optimizer(
         network.to(accelerator.device),
         name=config.optimizer,
@@ -155,7 +160,8 @@ def prepare(
     for name in averages.names:
         shard_like(averages.network(name).to(accelerator.device), wrapped)
     experiment.denoiser.network = wrapped
-    run = Run(experiment, workdir, accelerator, wrapped, optimizer, averages, batches)
+    beside.prepare(accelerator, checkpoint)
+    run = Run(experiment, workdir, accelerator, wrapped, optimizer, averages, beside, batches)
     if checkpoint is not None:
         restore(wrapped, optimizer, checkpoint.tensors("optimizer"))
         run.step = checkpoint.step

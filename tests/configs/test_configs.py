@@ -154,18 +154,24 @@ def test_the_noise_is_twice_that_of_the_papers_whose_images_are_in_0_1(run, thei
     torch.testing.assert_close(sd.build(config_of(run).sde).sigma(t), 2 * sd.build(theirs).sigma(t))
 
 
-def test_the_loss_of_improved_ddpm_leaves_its_variance_channels_alone(unbuilt):
+def test_the_loss_of_improved_ddpm_trains_its_variance_channels_and_the_others_by_noise_prediction_alone(unbuilt):
     config = config_of("improved_ddpm_cifar10.py:")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = sd.build(shrunk(config.network, unbuilt))
     parts = (sd.build(config[field]) for field in ("sde", "parameterization", "conditioning"))
-    x, generator = torch.zeros(2, 3, 32, 32), torch.Generator().manual_seed(0)
-    with torch.random.fork_rng(devices=[]):  # dropout
-        sd.build(config.loss)(sd.NetworkDenoiser(network, *parts), x, generator=generator).mean().backward()
-    gradient = next(p.grad for p in reversed(list(network.parameters())) if len(p) == 6)
-    assert gradient[:3].abs().min() > 0
-    assert gradient[3:].abs().max() == 0
+    denoiser, x = sd.NetworkDenoiser(network, *parts), torch.full((2, 3, 32, 32), 127 / 127.5 - 1)  # one of 256 grey values
+    last = next(p for p in reversed(list(network.parameters())) if len(p) == 6)
+    simple = sd.DenoisingScoreMatching(times=sd.ChainTimes(), stratified=False)
+    gradients = []
+    for loss in (sd.build(config.loss), simple):
+        with torch.random.fork_rng(devices=[]):  # dropout
+            torch.manual_seed(0)
+            value = loss(denoiser, x, generator=torch.Generator().manual_seed(0)).mean()
+        gradients.append(torch.autograd.grad(value, last)[0])
+    assert gradients[0][3:].abs().min() > 0
+    assert gradients[1][3:].abs().max() == 0
+    torch.testing.assert_close(gradients[0][:3], gradients[1][:3])
 
 
 def test_the_documentation_names_every_field():
