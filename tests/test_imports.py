@@ -20,11 +20,11 @@ LAYERS = {
     "denoisers": 1,
     "solvers": 2,
     "losses": 2,
-    "likelihood": 2,
-    "interop": 3,
-    "training": 3,
-    "evaluation": 3,
-    "cli": 4,
+    "likelihood": 3,
+    "interop": 4,
+    "training": 4,
+    "evaluation": 4,
+    "cli": 5,
 }
 
 
@@ -54,7 +54,7 @@ def allowed(own: str, other: str) -> bool:
         return own == other == "networks"
     if own in HELPERS:
         return other in HELPERS - {own}
-    return other in HELPERS or other == own or LAYERS.get(other, 5) < LAYERS[own]
+    return other in HELPERS or other == own or LAYERS.get(other, 6) < LAYERS[own]
 
 
 @pytest.mark.parametrize(

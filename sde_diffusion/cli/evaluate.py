@@ -2,14 +2,17 @@
 
 sde-diffusion evaluate --workdir runs/vp_digits --solver "DDIM(eta=0.0)" --steps 50 --n 720
 sde-diffusion evaluate --workdir runs/vp_digits --solver auto --nfe 20 --n 720 --curve --out reports/vp_digits
+sde-diffusion evaluate --workdir runs/vp_digits --likelihood --n 0
 torchrun --nproc_per_node 4 -m sde_diffusion.cli.main evaluate --workdir runs/vp_digits --number 50000
 
+--likelihood adds the bits per dimension (of continuous data, the nats) of held-out data; with --n 0 nothing is sampled and compared.
 The samples stay in the folder samples/ beside report.md and report.json; a command that was interrupted goes on with them.
 """
 
 import argparse
 import dataclasses
 import json
+import math
 import os
 import platform
 import re
@@ -31,12 +34,14 @@ from sde_diffusion.evaluation.classes import class_counts
 from sde_diffusion.evaluation.features import FeatureExtractor, Pixels
 from sde_diffusion.evaluation.inception import Inception
 from sde_diffusion.evaluation.levels import LevelLosses, level_losses
+from sde_diffusion.evaluation.likelihoods import EXACT, PROBES, SAMPLES, HeldOutLikelihood, held_out_likelihood
 from sde_diffusion.evaluation.measure import KNOWN, measure
 from sde_diffusion.evaluation.measurement import Measurement
-from sde_diffusion.evaluation.report import BIASED, METRIC_COLUMNS, CurvePoint, Report, metric_cells
+from sde_diffusion.evaluation.report import BIASED, LIKELIHOOD, METRIC_COLUMNS, CurvePoint, Report, likelihood_lines, metric_cells
 from sde_diffusion.evaluation.shards import load_shards
 from sde_diffusion.evaluation.transport import pot
 from sde_diffusion.files import write_atomically
+from sde_diffusion.likelihood.flow import LARGEST
 
 FOLDER = "evaluation"  # in the workdir
 FEATURES = ("auto", "pixels", "inception")
@@ -62,6 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resamples", type=int, default=100, help="random halves that make the intervals; default: %(default)s")
     parser.add_argument("--curve", action="store_true", help=f"measure {', '.join(CURVE_SOLVERS)} with few and many network calls, too")
     parser.add_argument("--curve-metric", type=names, help="default: the first distance among the metrics")
+    parser.add_argument("--likelihood", action="store_true", help="measure the likelihood of held-out data, too; with --n 0, that alone")
+    parser.add_argument("--likelihood-n", type=int, default=SAMPLES, help="held-out samples whose likelihood counts; default: %(default)s")
+    parser.add_argument(
+        "--likelihood-probes",
+        type=int,
+        help=f"random probes of the trace; 0: exact, a product for each dimension; default: exact up to {EXACT} dimensions, else {PROBES}",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a report that is there")
 
 
@@ -88,8 +100,15 @@ def real_data(dataset: data.Data, classes: Sequence[int] | None = None) -> Real:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    if arguments.n < 2:
-        raise ValueError(f"--n must be at least 2 (samples are compared with data), got {arguments.n}")
+    if arguments.n < 2 and not (arguments.n == 0 and arguments.likelihood):
+        raise ValueError(f"--n must be at least 2 (samples are compared with data), or 0 with --likelihood alone, got {arguments.n}")
+    if arguments.n == 0 and arguments.curve:
+        raise ValueError("--curve measures samples, and --n 0 draws none; leave one of them out")
+    if arguments.likelihood_n < 2 or (arguments.likelihood_probes or 0) < 0:
+        raise ValueError(
+            f"--likelihood-n must be at least 2 and --likelihood-probes 0 or more, got {arguments.likelihood_n} and "
+            f"{arguments.likelihood_probes}"
+        )
     if "w2" in (arguments.metrics or ()):
         pot()  # what is missing is missed before any work
     checkpoint = training.open_checkpoint(arguments.workdir)
@@ -97,11 +116,14 @@ def run(arguments: argparse.Namespace) -> None:
     if (out / JSON).exists() and not arguments.overwrite:
         raise FileExistsError(f"{out} holds a report; add --overwrite to replace it, or choose another --out")
     dataset = data.load(checkpoint.state["config"]["data"])  # what is missing is missed before any work
+    if arguments.likelihood and arguments.likelihood_probes == 0 and math.prod(dataset.shape) > LARGEST:
+        size = math.prod(dataset.shape)
+        raise ValueError(f"--likelihood-probes 0 is the exact trace, of at most {LARGEST} dimensions, and samples have {size}; give 4")
     ranks, device = launched(arguments.device)
-    source = sampler_of_rank(arguments, checkpoint, ranks, device)
+    source = sampler_of_rank(argparse.Namespace(**{**vars(arguments), "n": arguments.n or 1}), checkpoint, ranks, device)
     calls: list[int] = []
     started = time.perf_counter()
-    drawn = draw_folder(arguments, source, out / "samples", ranks, calls=calls)
+    drawn = draw_folder(arguments, source, out / "samples", ranks, calls=calls) if arguments.n else 0
     seconds = time.perf_counter() - started
     if ranks.rank > 0:
         return
@@ -109,28 +131,38 @@ def run(arguments: argparse.Namespace) -> None:
     real = real_data(dataset, chosen)
     if min(len(real.train), len(real.held_out)) < 2:
         raise ValueError(f"the data have fewer than 2 samples of the classes {chosen}; evaluate --classes all")
-    samples = load_shards(out / "samples").samples
+    samples = load_shards(out / "samples").samples if arguments.n else None
     described = _described(arguments, source, calls, drawn * ranks.number, seconds, ranks.number)
     counted = real._replace(train_labels=None, held_out_labels=None) if chosen is not None else real
     report = _measured(arguments, source, samples, counted, described, dataset)
     report = dataclasses.replace(report, losses=_losses(source, real))
+    if arguments.likelihood:
+        found = _likelihood(arguments, source, real, dataset)
+        report = dataclasses.replace(report, likelihood=found, measurements=(*report.measurements, found.measurement()))
     if arguments.curve:
         report = dataclasses.replace(report, curve=_curve(arguments, source, real, report.measurements))
+    out.mkdir(parents=True, exist_ok=True)
     report = dataclasses.replace(
         report, pictures=tuple(draw_pictures(report, out, samples, real.train, real.held_out, checkpoint.path.parent.parent / training.LOG))
     )
     write_atomically(out / MARKDOWN, report.to_markdown().encode())
     write_atomically(out / JSON, json.dumps(report.to_json(), indent=1).encode())
-    nfe = "-" if described["nfe"] is None else str(described["nfe"])
-    print(evaluation.table(("solver", "NFE", "seconds", "samples"), [(arguments.solver, nfe, f"{seconds:.1f}", str(len(samples)))]))
-    print("\n" + evaluation.table(METRIC_COLUMNS, [metric_cells(m) for m in report.measurements]))
-    print(f"\nx floor: against the distance of real data to real data; {out / MARKDOWN}")
+    if samples is not None:
+        nfe = "-" if described["nfe"] is None else str(described["nfe"])
+        print(evaluation.table(("solver", "NFE", "seconds", "samples"), [(arguments.solver, nfe, f"{seconds:.1f}", str(len(samples)))]))
+        print("\n" + evaluation.table(METRIC_COLUMNS, [metric_cells(m) for m in report.measurements]))
+        print("\nx floor: against the distance of real data to real data")
+    if report.likelihood is not None:
+        print("\n".join(("" if samples is not None else LIKELIHOOD, *likelihood_lines(report.likelihood))))
+    print(out / MARKDOWN)
 
 
 def slug(arguments: argparse.Namespace) -> str:
-    """Words for a folder that name what was sampled: DDIM-eta=0.0-steps=50-seed=0-n=720."""
-    parts = [arguments.solver, *(f"{name}={value}" for name in ("steps", "nfe", "grid", "ema", "classes", "guidance", "seed", "n")
-             if (value := getattr(arguments, name)) is not None)]  # fmt: skip
+    """Words for a folder that name what was sampled, DDIM-eta=0.0-steps=50-seed=0-n=720, or likelihood-seed=0."""
+    first, *names = ("likelihood", "ema", "classes", "seed")
+    if arguments.n:
+        first, *names = (arguments.solver, "steps", "nfe", "grid", "ema", "classes", "guidance", "seed", "n")
+    parts = [first, *(f"{name}={value}" for name in names if (value := getattr(arguments, name)) is not None)]
     return re.sub(r"[^A-Za-z0-9.=]+", "-", "-".join(parts)).strip("-")[:120]
 
 
@@ -146,13 +178,16 @@ def _described(
 ) -> dict[str, Any]:
     """What was run, for the report."""
     state = source.checkpoint.state
+    settings = (
+        source.settings if arguments.n else {**source.settings, "solver": "likelihood", "grid": None, "steps": None, "guidance": None}
+    )
     return {
         "command": shlex.join(["sde-diffusion", *sys.argv[1:]]),
         "checkpoint": str(source.checkpoint.path),
         "workdir": str(source.checkpoint.path.parent.parent.resolve()),
         "step": state["step"],
         "ema": arguments.ema or "the first average",
-        **{name: source.settings[name] for name in ("solver", "grid", "steps", "classes", "guidance", "seed")},
+        **{name: settings[name] for name in ("solver", "grid", "steps", "classes", "guidance", "seed")},
         "nfe": round(sum(calls) / len(calls)) if calls else None,
         "n": arguments.n,
         "batch": arguments.batch,
@@ -166,13 +201,13 @@ def _described(
 
 
 def _measured(
-    arguments: argparse.Namespace, source: Sampler, samples: Tensor, real: Real, described: dict[str, Any], dataset: data.Data
+    arguments: argparse.Namespace, source: Sampler, samples: Tensor | None, real: Real, described: dict[str, Any], dataset: data.Data
 ) -> Report:
-    found = _measure(arguments, source, samples, real, arguments.metrics, arguments.resamples)
+    found = [] if samples is None else _measure(arguments, source, samples, real, arguments.metrics, arguments.resamples)
     compared = {"name": dataset.name, "shape": list(dataset.shape), "train": len(real.train), "held_out": len(real.held_out)}
     config = source.checkpoint.state["config"]
     labels = real.train_labels if any(m.metric == "class_p" for m in found) else None
-    classes = None if labels is None else class_counts(samples, real.train, labels)
+    classes = None if labels is None or samples is None else class_counts(samples, real.train, labels)
     return Report(described, compared, config, tuple(found), classes=classes)
 
 
@@ -191,6 +226,20 @@ def _measure(
         metrics=metrics,
         resamples=resamples,
         cache=source.checkpoint.path.parent.parent / FOLDER / "features",
+    )
+
+
+def _likelihood(arguments: argparse.Namespace, source: Sampler, real: Real, dataset: data.Data) -> HeldOutLikelihood:
+    """Of the network without guidance, which has no density."""
+    return held_out_likelihood(
+        getattr(source.denoiser, "inner", source.denoiser),
+        real.held_out,
+        levels=dataset.levels,
+        cond=None if source.labels is None else real.held_out_labels,
+        n=arguments.likelihood_n,
+        probes=arguments.likelihood_probes,
+        seed=arguments.seed,
+        batch_size=arguments.batch,
     )
 
 

@@ -14,13 +14,13 @@ NEIGHBOURS = (10, 4)  # samples, and their nearest neighbours
 SIDE = 48  # screen pixels of an image among its neighbours, at least
 
 
-def draw_pictures(report: Report, out: Path, samples: Tensor, train: Tensor, held_out: Tensor, log: Path) -> list[tuple[str, str]]:
+def draw_pictures(report: Report, out: Path, samples: Tensor | None, train: Tensor, held_out: Tensor, log: Path) -> list[tuple[str, str]]:
     """Draws what the report has numbers for.
 
     Args:
         report: of the samples.
         out: folder of the pictures.
-        samples: (n, *d); images, points in the plane, or data that have no picture.
+        samples: (n, *d); images, points in the plane, or data that have no picture; None: there are none.
         train: (k, *d), among which neighbours are looked for.
         held_out: (m, *d), shown behind points.
         log: of the training run; may be missing.
@@ -29,11 +29,11 @@ def draw_pictures(report: Report, out: Path, samples: Tensor, train: Tensor, hel
         Titles and file names.
     """
     made = []
-    image = samples.ndim == 4 and samples.shape[1] in (1, 3)
-    if image or (samples.ndim == 2 and samples.shape[1] == 2):
+    image = samples is not None and samples.ndim == 4 and samples.shape[1] in (1, 3)
+    if samples is not None and (image or (samples.ndim == 2 and samples.shape[1] == 2)):
         plotting.picture(samples[: SHOWN if image else SCATTERED], out / "samples.png", reference=held_out[:SCATTERED])
         made.append(("Samples", "samples.png"))
-    if image:
+    if samples is not None and image:
         count, k = NEIGHBOURS
         nearest = _nearest(samples[:count], train, min(k, len(train)))
         plotting.neighbours(samples[:count], train[nearest], out / "neighbours.png", zoom=max(1, SIDE // samples.shape[3]))

@@ -16,9 +16,11 @@ from sde_diffusion.evaluation.inception_score import inception_score
 from sde_diffusion.evaluation.kernel_distances import energy_distance, mmd
 from sde_diffusion.evaluation.kid import kid, kid_subsets
 from sde_diffusion.evaluation.levels import LevelLosses, level_losses
+from sde_diffusion.evaluation.likelihoods import HeldOutLikelihood, held_out_likelihood
 from sde_diffusion.evaluation.measure import KNOWN, measure
 from sde_diffusion.evaluation.measurement import Estimate, Measurement, bootstrap, halves
 from sde_diffusion.evaluation.modes import mode_counts
+from sde_diffusion.evaluation.out_of_distribution import Separation, auroc, pca_error, reconstruction_error, round_trip_error
 from sde_diffusion.evaluation.precision_recall import PrecisionRecall, precision_recall
 from sde_diffusion.evaluation.quality import QUALITY_COLUMNS, Quality, quality, table
 from sde_diffusion.evaluation.report import Report
@@ -34,6 +36,7 @@ __all__ = [
     "DigitsClassifier",
     "Estimate",
     "FeatureExtractor",
+    "HeldOutLikelihood",
     "Inception",
     "LevelLosses",
     "Measurement",
@@ -42,8 +45,10 @@ __all__ = [
     "PrecisionRecall",
     "Quality",
     "Report",
+    "Separation",
     "Shard",
     "Statistics",
+    "auroc",
     "bootstrap",
     "c2st",
     "class_histogram",
@@ -53,6 +58,7 @@ __all__ = [
     "frechet_estimate",
     "frechet_infinity",
     "halves",
+    "held_out_likelihood",
     "inception_score",
     "kid",
     "kid_subsets",
@@ -62,11 +68,14 @@ __all__ = [
     "mmd",
     "mode_counts",
     "one_nn_accuracy",
+    "pca_error",
     "precision_recall",
     "quality",
     "read_shards",
     "real_floor",
+    "reconstruction_error",
     "reference_statistics",
+    "round_trip_error",
     "sliced_wasserstein",
     "table",
     "wasserstein",

@@ -10,11 +10,13 @@ from typing import Any
 
 from sde_diffusion.evaluation.classes import ClassCounts
 from sde_diffusion.evaluation.levels import LevelLosses
+from sde_diffusion.evaluation.likelihoods import BITS, NATS, HeldOutLikelihood
 from sde_diffusion.evaluation.measurement import Measurement
 
 FORMAT = 1  # of report.json
 METRIC_COLUMNS = ("metric", "features", "value", "95 % interval", "floor", "x floor", "ideal")
 LOSSES, CURVE, CLASSES = "Loss by noise level", "Quality against cost", "Samples by class"  # titles
+LIKELIHOOD = "Likelihood"
 BIASED = ("frechet", "sliced_wasserstein", "w2", "class_variation")  # of finite clouds, so that the floor is a scale
 HOW_TO_READ = {
     "frechet": "distance of means and covariances; lower is better, and the floor as low as real samples come",
@@ -32,6 +34,8 @@ HOW_TO_READ = {
     "energy": "energy distance; 0 for equal laws",
     "mmd": "kernel distance; 0 for equal laws",
     "class_variation": "share of samples that are of the wrong class for the training frequencies; 0 is ideal",
+    BITS: "bits that the model needs for one dimension of held-out data, an upper bound; lower is better",
+    NATS: "-log p of held-out data, in nats per sample; lower is better, and rescaled data have another",
     "class_p": "p-value of the chi-square test of the classes: below 0.001, their shares are wrong",
 }
 
@@ -59,6 +63,7 @@ class Report:
         losses: by noise level.
         curve: quality against cost, solver by solver.
         classes: of the samples, where the data are labelled.
+        likelihood: of held-out data, where that was asked for; its value is one of the measurements, too.
         pictures: titles and file names, relative to the report.
     """
 
@@ -69,6 +74,7 @@ class Report:
     losses: LevelLosses | None = None
     curve: tuple[CurvePoint, ...] = ()
     classes: ClassCounts | None = None
+    likelihood: HeldOutLikelihood | None = None
     pictures: tuple[tuple[str, str], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -76,7 +82,7 @@ class Report:
         content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         content["measurements"] = [m.to_json() for m in self.measurements]
         content["curve"] = [dataclasses.asdict(point) for point in self.curve]
-        for name in ("losses", "classes"):
+        for name in ("losses", "classes", "likelihood"):
             content[name] = None if content[name] is None else dataclasses.asdict(content[name])
         return json.loads(json.dumps({"format": FORMAT, **content}, default=str))
 
@@ -89,7 +95,7 @@ class Report:
         """
         if content.get("format") != FORMAT:
             raise ValueError(f"the report has format {content.get('format')}, this version reads {FORMAT}; evaluate again with --overwrite")
-        losses, classes = content["losses"], content["classes"]
+        losses, classes, likelihood = content["losses"], content["classes"], content.get("likelihood")  # which came later
         return cls(
             run=content["run"],
             data=content["data"],
@@ -98,6 +104,7 @@ class Report:
             losses=None if losses is None else LevelLosses(**_tuples(losses)),
             curve=tuple(CurvePoint(**point) for point in content["curve"]),
             classes=None if classes is None else ClassCounts(**_tuples(classes)),
+            likelihood=None if likelihood is None else HeldOutLikelihood(**likelihood),
             pictures=tuple((title, file) for title, file in content["pictures"]),
         )
 
@@ -124,6 +131,8 @@ class Report:
     def _sections(self) -> dict[str, list[str]]:
         """Text by title."""
         sections = {}
+        if self.likelihood is not None:
+            sections[LIKELIHOOD] = likelihood_lines(self.likelihood)
         if self.losses is not None:
             losses, columns = self.losses, ("log SNR", "train", "+-", "held out", "+-", "ratio")
             parts = (losses.log_snr, losses.train, losses.train_error, losses.held_out, losses.held_out_error)
@@ -148,6 +157,22 @@ class Report:
             text = f"|z| > 3 is more than chance; p = {self.classes.p_value:.2g} of the chi-square test."
             sections[CLASSES] = [text, "", markdown_table(("class", "samples", "expected", "z"), rows)]
         return sections
+
+
+def likelihood_lines(found: HeldOutLikelihood) -> list[str]:
+    """What was found of the likelihood, and how."""
+    unit = "nats per sample" if found.levels is None else "bits per dimension"
+    exactly = "the exact trace" if found.probes == 0 else f"{found.probes} random probes of the trace"
+    by = f"By the probability flow at t = {found.t:.2g} with {exactly}, {found.nfe:.0f} network calls for a sample on average"
+    if found.probes:
+        by += f"; the probes leave a standard error of {found.probe_error:.2g} in one sample's value, which the interval includes"
+    lines = [f"{number(found.value)} {unit} on {found.n} held-out samples, 95 % interval {number(found.low)} .. {number(found.high)}."]
+    if found.levels is None:
+        lines.append(f"That is {number(found.value / found.dimensions)} for each of {found.dimensions} dimensions.")
+    else:
+        noise = "uniform noise" if found.dequantization == "uniform" else "the noise of the process, cut off at half a bin"
+        lines.append(f"An upper bound on the bits of {found.levels} levels, which were dequantised by {noise}.")
+    return [*lines, by + "."]
 
 
 def metric_cells(m: Measurement) -> tuple[str, ...]:

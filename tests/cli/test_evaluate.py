@@ -99,9 +99,38 @@ def test_some_classes_of_a_conditional_model_are_compared_with_those_classes_onl
     assert report.classes is None
 
 
+LIKELIHOOD = ("--likelihood", "--likelihood-n", "2", "--likelihood-probes", "1")
+
+
+def test_the_likelihood_alone_needs_no_samples(run, tmp_path, capsys):
+    assert main(["evaluate", "--workdir", str(run), "--n", "0", *LIKELIHOOD, "--out", str(tmp_path / "x")]) == 0
+    printed = capsys.readouterr().out
+    report = read(tmp_path / "x")
+    assert not (tmp_path / "x" / "samples").exists()
+    found = report.likelihood
+    assert (found.metric, found.n, found.dimensions, found.levels, found.probes) == ("bits_per_dim", 2, 64, 17, 1)
+    assert found.dequantization == "truncated_normal"  # the digits lie on the grid unless config.data says dequantize=True
+    assert [m.metric for m in report.measurements] == ["bits_per_dim"]
+    assert report.run["solver"] == "likelihood"
+    assert f"{found.value:.4g} bits per dimension on 2 held-out samples" in printed
+    assert "## Likelihood" in (tmp_path / "x" / "report.md").read_text()
+
+
+def test_the_likelihood_of_a_conditional_model_is_that_of_the_labels(write_run, tmp_path):
+    conditional = write_run(tmp_path / "run", classes=10, data="Digits(dequantize=True)")
+    arguments = ["--classes", "all", "--solver", "DDIM()", *LIKELIHOOD, "--out", tmp_path / "x"]
+    evaluate(conditional, *arguments)
+    report = read(tmp_path / "x")
+    assert [m.metric for m in report.measurements] == ["frechet", "one_nn_accuracy", "bits_per_dim"]
+    assert report.likelihood.dequantization == "uniform"
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
+        (("--n", "0"), ["--n must be at least 2", "or 0 with --likelihood alone"]),
+        (("--n", "0", "--likelihood", "--curve"), ["--curve measures samples", "leave one of them out"]),
+        (("--likelihood", "--likelihood-n", "1"), ["--likelihood-n must be at least 2"]),
         (("--n", "1"), ["--n must be at least 2"]),
         (("--metrics", "fid"), ["unknown metric 'fid'", "frechet"]),
         (("--solver", "DDIMM()"), ["did you mean DDIM"]),
@@ -111,6 +140,13 @@ def test_some_classes_of_a_conditional_model_are_compared_with_those_classes_onl
 def test_mistakes_are_refused_before_work(arguments, parts, run, refusal, tmp_path):
     message = refusal("evaluate", "--workdir", run, *QUICK, *arguments, "--out", tmp_path / "x")
     assert all(part in message for part in parts), message
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_exact_trace_of_too_many_dimensions_is_refused_before_work(write_run, refusal, tmp_path):
+    large = write_run(tmp_path / "run", data="Patches()", network="UNet(UNetConfig(channels=3, width=8))", shape=(3, 16, 16))
+    message = refusal("evaluate", "--workdir", large, *QUICK, "--likelihood", "--likelihood-probes", "0", "--out", tmp_path / "x")
+    assert "at most 256 dimensions, and samples have 768" in message
     assert not (tmp_path / "x").exists()
 
 
