@@ -14,6 +14,7 @@ from sde_diffusion.solvers.external import ScipyODE, TorchSDE
 from sde_diffusion.solvers.first_order import DDIM, Ancestral, EulerMaruyama, ReverseDiffusion
 from sde_diffusion.solvers.fitted import FitErrors, FittedSolver
 from sde_diffusion.solvers.fitting import fit
+from sde_diffusion.solvers.generic import simulate_reverse
 from sde_diffusion.solvers.grids import Grid, chain_grid, cosine, exponential, karras, log_snr, quadratic, sigma_uniform, uniform, vp_power
 from sde_diffusion.solvers.langevin import Langevin
 from sde_diffusion.solvers.matched import Matched, match
@@ -87,6 +88,7 @@ __all__ = [
     "quadratic",
     "sample",
     "sigma_uniform",
+    "simulate_reverse",
     "trajectory",
     "uniform",
     "variational_bound",
