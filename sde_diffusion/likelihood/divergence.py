@@ -10,13 +10,18 @@ A the Jacobian of dw/dp, and D a diagonal that does not depend on u,
     tr A = sum D + E[u . (A - D) u]                                                              (2)
 
 D is learned from the probes of before. For Rademacher probes (2) has the same value whatever D; from the others D takes what they would
-pay for a diagonal that they see with random weights, and |u|^2 = d what they would pay for its mean.
+pay for a diagonal that they see with random weights, and |u|^2 = d what they would pay for its mean. What is learned has to hold at other
+times: the diagonal of Gaussian data whose standard deviations are c exp(theta_i/2) times a common factor, to first order in theta,
+
+    D_i = m + theta_i dm/dlog(v),    m = a (1 - v)/(1 + v a^2),    dm/dlog(v) = -v a (1 + a^2)/(1 + v a^2)^2       (3)
+
+(a = 1/tan p in the variables of the angle); v follows the mean of the looks u * r at the diagonal, theta a Kalman filter.
 
 Every stage of every step has fresh probes. A quadrature is a sum: its expectation is that of the exact traces, whatever the noise of its
 terms, and their errors are independent, while those of one probe for a whole path (Grathwohl et al. 2019, FFJORD; Song et al. 2021) all
 point to one side. Steps are chosen by the state alone, so that nothing is biased. The variance is a sum over the stages,
 
-    Var = sum_i (h beta_i)^2 V_i,    V_i = 2 E[|r|^2 - (u . r)^2/d]  with r = (A - D) u          (3)
+    Var = sum_i (h beta_i)^2 V_i,    V_i = 2 E[|r|^2 - (u . r)^2/d]  with r = (A - D) u          (4)
 
 (one probe on a sphere and symmetric A: exact; for signs times d/(d - 2), and too large by what D leaves of the diagonal; for other A too
 large), to which several probes add the variance between them. Weights beta of order 4 may have the sum of squares .45, the method's own of
@@ -25,7 +30,7 @@ order 5 have .76.
 Part of the products may be spent on k directions Q, over which the trace is then exact, while the probes see the rest (Meyer et al. 2021,
 Hutch++):
 
-    tr A = tr Q^T A Q + tr (I - QQ^T) A (I - QQ^T)                                               (4)
+    tr A = tr Q^T A Q + tr (I - QQ^T) A (I - QQ^T)                                               (5)
 
 Q are the latest A u, which point to where A is large.
 """
@@ -49,8 +54,11 @@ DISTRIBUTIONS = ("rademacher", "gaussian", "sphere", "orthogonal")
 # order 4), no product at the second stage, and with the least sum of squares.
 _BETA = (0.08258035071330948, 0.0, 0.4787883677096977, 0.39407718806591685, 0.031071188490467846, -0.16023955938553405, 0.1737224644061421)
 
-_MEMORY = 0.4  # share of the latest look in the mean of looks; .2 leaves Gaussian probes 2 % more error on a mixture in 64 dimensions
-_WORTH = 2  # how many probes (3) is worth beside the variance between probes: two probes alone cover .88 of what they should .95
+# Of (3), on a mixture in 64 dimensions: the error of one Gaussian probe over that of signs is 1.04, without D 1.53.
+_MEMORY = 0.3  # share of the latest look in the mean
+_SPREAD, _DRIFT = 0.3, 0.003  # variance of theta before the first look, and what each stage adds to it; 0 and .03 leave 2 % more error
+_RATIOS = 1e-3, 1e3  # of v
+_WORTH = 2  # how many probes (4) is worth beside the variance between probes: two probes alone cover .88 of what they should .95
 _UNIT = 10.0  # nats of a step's error per tolerance and sqrt(d): 2 % more calls, and of 1000 paths none that is wrong by .01
 _RANK = 1e-5  # of a vector's length: a direction of which less is left by the others is rounding
 
@@ -139,14 +147,16 @@ class EstimatedDivergence(Divergence):
         x: the batch.
         probes: vector-Jacobian products per call.
         distribution: of the probes.
-        directions: how many of them are spent on (4).
+        directions: how many of them are spent on (5).
         noise: where the probes come from.
     """
 
     def __init__(self, x: Tensor, *, probes: int, distribution: str, directions: int = 0, noise: Noise) -> None:
         super().__init__(_BETA, x)
         self.probes, self.distribution, self.directions, self.noise = probes - directions, distribution, directions, noise
-        self.diagonal = self.mean = x.new_zeros(x.flatten(1).shape)
+        self.theta = x.new_zeros(x.flatten(1).shape)
+        self.uncertainty = self.theta[:, :1] + _SPREAD
+        self.ratio = torch.ones_like(self.uncertainty)
         self.latest = x.new_zeros(directions, *x.flatten(1).shape)
 
     def evaluate(self, slopes: Slopes, row: int, w: Tensor, cond: Any, out: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,19 +170,23 @@ class EstimatedDivergence(Divergence):
         slope = slopes.sum(row, w, raw if record else raw.detach(), out)
         flat = slopes.of_w[row].reshape(-1, 1), (slopes.of_raw[row] * slopes.into[row]).reshape(-1, 1)
         applied = flat[0] * torch.cat([basis, u]) + flat[1] * products
-        value, variance = self._estimate(applied, basis, u, free)
+        value, variance = self._estimate(applied, basis, u, free, slopes.at.a[row].to(w).reshape(-1, 1))
         return slope, value, variance
 
     def keep(self, index: Tensor) -> None:
         super().keep(index)
-        self.diagonal, self.mean, self.latest = self.diagonal[index], self.mean[index], self.latest[:, index]
+        self.theta, self.uncertainty, self.ratio = self.theta[index], self.uncertainty[index], self.ratio[index]
+        self.latest = self.latest[:, index]
 
-    def _estimate(self, applied: Tensor, basis: Tensor, u: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
-        """(2) with (4), and (3), from A applied to the directions and the probes, (k, b, d)."""
-        rest = applied - self.diagonal * torch.cat([basis, u])
+    def _estimate(self, applied: Tensor, basis: Tensor, u: Tensor, free: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """(2) with (5), and (4), from A applied to the directions and the probes, (k, b, d)."""
+        bend = 1 + self.ratio * a**2
+        mean, rate = a * (1 - self.ratio) / bend, -self.ratio * a * (1 + a**2) / bend**2
+        diagonal = mean + rate * self.theta
+        rest = applied - diagonal * torch.cat([basis, u])
         exact, r = rest.split([len(basis), len(u)])
         each = (u * r).sum(-1).double()  # (k, b)
-        value = self.diagonal.sum(-1).double() + each.mean(0) + (basis * exact).sum(-1).double().sum(0)
+        value = diagonal.sum(-1).double() + each.mean(0) + (basis * exact).sum(-1).double().sum(0)
         with torch.no_grad():
             k = len(u)
             for q in basis:
@@ -182,29 +196,30 @@ class EstimatedDivergence(Divergence):
                 variance = ((k - 1) * each.var(0) / k + _WORTH * variance) / (k - 1 + _WORTH)
             if self.distribution == "orthogonal":
                 variance = variance * ((free - k) / (free - 1).clamp(min=1)).clamp(min=0)  # k of d axes leave so much to the others
-            self._learn((u * r).mean(0), (r**2).mean((0, -1)) / k)
+            self._learn((u * r).mean(0), (r**2).mean((0, -1))[:, None] / k, a, mean, rate)
             if len(basis):
                 self.latest = torch.cat([applied[len(basis) :], self.latest])[: len(basis)]
         return value, variance
 
     def _spread(self, r: Tensor, each: Tensor, free: Tensor) -> Tensor:
-        """(3) for each probe, (k, b)."""
+        """(4) for each probe, (k, b)."""
         square = (r**2).sum(-1).double()
         if self.distribution != "rademacher":
             return 2 * (square - each**2 / free).clamp(min=0)
-        # Signs leave |r|^2 - (u . r)^2/d only 1 - 2/d of what is off the diagonal: in two dimensions, where u and r span all, nothing.
-        return 2 * torch.where(free > 2, (square - each**2 / free).clamp(min=0) * (free / (free - 2).clamp(min=1)), square * (free > 1))
+        # Signs leave |r|^2 - (u . r)^2/d only 1 - 2/d of what is off the diagonal; in two dimensions all of it is in u . r.
+        beyond = (square - each**2 / free).clamp(min=0) * (free / (free - 2).clamp(min=1))
+        return torch.where(free > 2, 2 * beyond, each**2 * (free > 1))
 
-    def _learn(self, surprise: Tensor, noise: Tensor) -> None:
-        """D after another look at the diagonal, off by `surprise` (b, d) with a variance of `noise` (b,).
-
-        The running mean, of which only so much is believed as its spread over the coordinates is above its noise (James & Stein 1961).
-        """
-        self.mean = self.mean + _MEMORY * (surprise + self.diagonal - self.mean)
-        centre = self.mean.mean(-1, keepdim=True)
-        spread = self.mean - centre
-        left = (_MEMORY / (2 - _MEMORY) * noise)[:, None]
-        self.diagonal = centre + spread * (1 - left / spread.square().mean(-1, keepdim=True)).nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)
+    def _learn(self, surprise: Tensor, noise: Tensor, a: Tensor, mean: Tensor, rate: Tensor) -> None:
+        """(3) after a look at the diagonal that was off by `surprise` (b, d), with a variance of `noise` (b, 1)."""
+        off = surprise.mean(-1, keepdim=True)
+        before = self.uncertainty + _DRIFT
+        gain = before * rate / (rate**2 * before + noise).clamp(min=torch.finfo(noise.dtype).tiny)
+        self.theta = self.theta + gain * (surprise - off)
+        self.uncertainty = before * (1 - gain * rate)
+        mean = mean + _MEMORY * off
+        ratio = (a - mean) / (a * (1 + mean * a))
+        self.ratio = torch.where(ratio.isfinite(), ratio.clamp(*_RATIOS), self.ratio)
 
     def _draw(self, basis: Tensor) -> tuple[Tensor, Tensor]:
         """Probes (k, b, d) orthogonal to the basis, and the number of dimensions they live in, (b,)."""
