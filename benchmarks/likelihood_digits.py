@@ -30,7 +30,7 @@ from sde_diffusion.evaluation.measurement import Estimate
 from sde_diffusion.likelihood.bits import bits_per_dim
 from sde_diffusion.likelihood.bounds import chain_bound, continuous_bound
 from sde_diffusion.likelihood.dequantization import Quantization, TruncatedNormal
-from sde_diffusion.losses.variational import DiscretizedDecoder
+from sde_diffusion.losses.decoders import DiscretizedDecoder
 from sde_diffusion.sdes import Chain
 from sde_diffusion.training import open_checkpoint
 

@@ -29,7 +29,7 @@ from torch import Tensor
 from sde_diffusion import data, evaluation, expressions, training
 from sde_diffusion.cli.report_pictures import draw_pictures
 from sde_diffusion.cli.sample import draw_folder, launched, sampler_of_rank
-from sde_diffusion.cli.sampler import Sampler, add_solver_arguments
+from sde_diffusion.cli.sampler import Sampler, add_solver_arguments, number_of_classes
 from sde_diffusion.evaluation.classes import class_counts
 from sde_diffusion.evaluation.features import FeatureExtractor, Pixels
 from sde_diffusion.evaluation.inception import Inception
@@ -230,12 +230,17 @@ def _measure(
 
 
 def _likelihood(arguments: argparse.Namespace, source: Sampler, real: Real, dataset: data.Data) -> HeldOutLikelihood:
-    """Of the network without guidance, which has no density."""
+    """Of the network without guidance, which has no density; by the data's labels, or by the null class where samples have none."""
+    network = _unguided(source)
+    cond = real.held_out_labels
+    if source.labels is None:
+        number = number_of_classes(network)
+        cond = torch.full((len(real.held_out),), number) if number else None
     return held_out_likelihood(
-        getattr(source.denoiser, "inner", source.denoiser),
+        network,
         real.held_out,
         levels=dataset.levels,
-        cond=None if source.labels is None else real.held_out_labels,
+        cond=cond,
         n=arguments.likelihood_n,
         probes=arguments.likelihood_probes,
         seed=arguments.seed,
@@ -243,9 +248,14 @@ def _likelihood(arguments: argparse.Namespace, source: Sampler, real: Real, data
     )
 
 
+def _unguided(source: Sampler) -> Any:
+    """The network alone, which guidance wraps."""
+    return getattr(source.denoiser, "inner", source.denoiser)
+
+
 def _losses(source: Sampler, real: Real) -> LevelLosses:
     """By noise level, of the network without guidance."""
-    denoiser = getattr(source.denoiser, "inner", source.denoiser)
+    denoiser = _unguided(source)
     loss = expressions.build(source.checkpoint.state["config"]["loss"])
     told: dict[str, Any] = {} if source.labels is None else {"train_cond": real.train_labels, "held_out_cond": real.held_out_labels}
     return level_losses(denoiser, loss, real.train, real.held_out, **told)

@@ -66,8 +66,8 @@ class ClassifierFreeGuidance(Denoiser):
     def check_density(self, cond: Any = None) -> None:
         if self.scale != 1 and cond is not None:
             raise ValueError(
-                f"guidance is on (scale={self.scale:g}): guided scores are not those of (2) but at t = 0, so that the density of their flow"
-                " is another; ask the denoiser inside, `guided.inner`, or use scale=1"
+                f"guidance is on (scale={self.scale:g}): guided scores are not those of one law at all times, so that their flow has not"
+                " the density that the guidance means; ask the denoiser inside, `guided.inner`, or use scale=1"
             )
         self.inner.check_density(self.null if cond is None else cond)
 

@@ -30,6 +30,7 @@ class NetworkDenoiser(Denoiser):
         conditioning: what c_noise is, log(sigma/alpha)/4 by default.
 
     Raises:
+        TypeError: for a process that is not affine.
         ValueError: at the first call, if the network returns another shape.
     """
 
@@ -37,6 +38,8 @@ class NetworkDenoiser(Denoiser):
         self, network: nn.Module, sde: AffineSDE, parameterization: Parameterization, conditioning: Conditioning = LogNoise()
     ) -> None:
         super().__init__(sde)
+        if not isinstance(sde, AffineSDE):
+            raise TypeError(f"a belief about x_0 needs an AffineSDE, got {sde!r}; take ScoreNetwork(network, sde) and SlicedScoreMatching")
         self.network = network
         self.parameterization = parameterization
         self.conditioning = conditioning

@@ -16,9 +16,11 @@ from torch import Tensor
 from sde_diffusion.denoisers import Denoiser
 from sde_diffusion.evaluation.measurement import Estimate, Measurement
 from sde_diffusion.likelihood.bits import BATCH, bits_per_dim
-from sde_diffusion.likelihood.dequantization import Quantization
-from sde_diffusion.likelihood.flow import default_t_min, log_likelihood
+from sde_diffusion.likelihood.dequantization import LEAST_TAU, Quantization, TruncatedNormal
+from sde_diffusion.likelihood.flow import check_data, default_t_min, log_likelihood
 from sde_diffusion.noise import PerSample
+from sde_diffusion.sdes import AffineSDE
+from sde_diffusion.sdes.base import check_count
 from sde_diffusion.solvers.adaptive import select
 
 BITS, NATS = "bits_per_dim", "negative_log_likelihood"  # metrics
@@ -26,7 +28,6 @@ SAMPLES = 256
 EXACT = 32  # dimensions up to which the trace is exact by default; it costs a product for each
 PROBES = 4
 TOLERANCE = 1e-4  # of the flow: a mixture's mean of 256 is off by 5e-5 bits/dim in 64 dimensions, where the data leave open 8e-3
-_LAW = {True: "uniform", False: "truncated_normal"}  # by whether noise was added to the data
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class HeldOutLikelihood:
         return Measurement(self.metric, self.value, self.low, self.high, None, None, self.dequantization or "-", self.n)
 
 
+@torch.no_grad()
 def held_out_likelihood(
     denoiser: Denoiser,
     x: Tensor,
@@ -74,46 +76,65 @@ def held_out_likelihood(
     cond: Any = None,
     n: int = SAMPLES,
     probes: int | None = None,
+    distribution: str = "rademacher",
+    directions: int = 0,
     seed: int = 0,
     batch_size: int = BATCH,
     rtol: float = TOLERANCE,
     atol: float = TOLERANCE,
+    data_std: float = 0.7,
 ) -> HeldOutLikelihood:
     """The bits per dimension of quantised data, by the noise with which they were dequantised, or the nats of continuous data.
 
     Args:
         denoiser: the model, on whose device it is computed.
         x: held-out data (m, *d), m >= 2.
-        levels: grey levels of quantised data. On the grid, they get the noise of the process (TruncatedNormal); off it, uniform noise.
+        levels: grey levels of quantised data. Off the grid they get uniform noise; on it that of the process (TruncatedNormal), unless the
+            process has so much from the start that it hides the grid.
         cond: labels (m,) of a conditional denoiser.
         n: samples, of which are chosen at random; all, if there are fewer.
         probes: of Hutchinson's estimate; 0 for the exact trace, of at most 256 dimensions; None: exact up to 32 dimensions, else 4.
+        distribution: of the probes, as of log_likelihood.
+        directions: how many of the probes' products take the trace exactly, as of log_likelihood.
         seed: of the choice; sample i has the noise of seed + i.
         batch_size: samples whose flow is solved together.
         rtol: relative tolerance of the flow.
         atol: absolute tolerance.
+        data_std: standard deviation of the data, > 0, for the flow's clock.
 
     Raises:
-        ValueError: for fewer than 2 samples, negative probes, or too many dimensions for an exact trace.
+        ValueError: for fewer than 2 samples, negative probes, integers without levels, numbers that are not finite, too many dimensions for
+            an exact trace, and where log_likelihood raises it.
         ArithmeticError: if the tolerance cannot be met.
     """
+    check_count(n=n)
+    if min(n, len(x)) < 2 or (probes or 0) < 0:
+        raise ValueError(f"an interval needs at least 2 samples, and probes are 0 (exact) or more, got {min(n, len(x))} and {probes}")
+    if levels is None:
+        check_data(x)
     dimensions = x[0].numel()
     probes = (0 if dimensions <= EXACT else PROBES) if probes is None else probes
-    if min(n, len(x)) < 2 or probes < 0:
-        raise ValueError(f"an interval needs at least 2 samples, and probes are 0 (exact) or more, got {min(n, len(x))} and {probes}")
     rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:n]
     device = denoiser.like.device
     chosen = x[rows.to(x.device)].to(device)
     cond = select(cond, rows, len(x))
     cond = cond.to(device) if isinstance(cond, Tensor) else cond
     seeds = [seed + i for i in range(len(rows))]
-    options: dict[str, Any] = {"method": "hutchinson" if probes else "exact", "probes": probes or 1, "rtol": rtol, "atol": atol}
+    options: dict[str, Any] = {
+        "method": "hutchinson" if probes else "exact",
+        "probes": probes or 1,
+        "distribution": distribution,
+        "directions": directions,
+        "rtol": rtol,
+        "atol": atol,
+        "data_std": data_std,
+    }
     law, t = None, default_t_min(denoiser.sde)
     if levels is None:
         values, errors, nfe = _nats(denoiser, chosen, cond, seeds, batch_size, options)
     else:
         quantization = quantization_of(x, levels)
-        law = _LAW[quantization.dequantized]
+        law = law_of(quantization, denoiser.sde)
         values, errors, _, nfe, t = bits_per_dim(
             denoiser, chosen, quantization=quantization, dequantization=law, cond=cond, seeds=seeds, batch_size=batch_size, **options
         )
@@ -142,6 +163,13 @@ def quantization_of(x: Tensor, levels: int) -> Quantization:
     except ValueError:
         return Quantization(levels)
     return grid
+
+
+def law_of(quantization: Quantization, sde: AffineSDE) -> str:
+    """The noise by which data are dequantised: the process's own for data on the grid, if it does not hide the grid; else uniform."""
+    t = TruncatedNormal().time(sde, quantization, 0.0)
+    tells = float(sde.alpha(t)) * quantization.width / 2 >= LEAST_TAU * float(sde.sigma(t))
+    return "truncated_normal" if tells and not quantization.dequantized else "uniform"
 
 
 def _nats(

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sde_diffusion.denoisers import Denoiser
 from sde_diffusion.likelihood.dequantization import LAWS, Dequantization, Quantization
-from sde_diffusion.likelihood.flow import default_t_min, log_likelihood
+from sde_diffusion.likelihood.flow import check_start, default_t_min, log_likelihood
 from sde_diffusion.noise import Noise, PerSample, make_noise
 from sde_diffusion.sdes.base import check_count
 from sde_diffusion.solvers.adaptive import select
@@ -56,9 +56,11 @@ class BitsPerDim(NamedTuple):
     @property
     def mean_error(self) -> float:
         """Standard error of `mean`, over the data, with all randomness in it; NaN for a single sample."""
-        return self.bits.std().item() / math.sqrt(len(self.bits))
+        n = len(self.bits)
+        return self.bits.std().item() / math.sqrt(n) if n > 1 else math.nan
 
 
+@torch.no_grad()
 def bits_per_dim(
     denoiser: Denoiser,
     x: Tensor,
@@ -68,6 +70,8 @@ def bits_per_dim(
     importance: int = 1,
     method: str = "exact",
     probes: int = 1,
+    distribution: str = "rademacher",
+    directions: int = 0,
     rtol: float = 1e-5,
     atol: float = 1e-5,
     noise: Noise | None = None,
@@ -76,6 +80,7 @@ def bits_per_dim(
     cond: Any = None,
     batch_size: int = BATCH,
     t_min: float | None = None,
+    data_std: float = 0.7,
 ) -> BitsPerDim:
     """Bounds on the bits per dimension of quantised data, by (1).
 
@@ -88,23 +93,29 @@ def bits_per_dim(
         importance: K >= 1, states per sample; the bound falls with K, and so does its noise.
         method: "exact", or "hutchinson", which log_likelihood explains.
         probes: of Hutchinson's estimate.
+        distribution: of the probes, as of log_likelihood.
+        directions: how many of the probes' products take the trace exactly, as of log_likelihood.
         rtol: relative tolerance of the flow.
         atol: absolute tolerance.
         noise: of the states and the probes; or `generator`; or `seeds`, one per sample, with which its bits do not depend on the batch.
         cond: condition of the denoiser; tensors of leading dimension n are divided as the data are.
         batch_size: most states whose flow is solved together, if K is no more.
         t_min: time at which the density is taken; None: log_likelihood's own, or where `TruncatedNormal` says.
+        data_std: standard deviation of the data, > 0, for the flow's clock.
 
     Raises:
-        ValueError: without quantization, for data that it does not explain, another dequantization, or importance > 1 with "hutchinson".
+        ValueError: without quantization, for data that it does not explain, another dequantization, importance > 1 with "hutchinson", a
+            t_min out of range, and where log_likelihood raises it.
+        ArithmeticError: if the tolerance cannot be met.
     """
-    if quantization is None:
+    if not isinstance(quantization, Quantization):
         raise ValueError(
-            f"bits per dimension are those of integers, got {x.dtype} data and no quantization; pass quantization=Quantization(256) for "
+            f"bits per dimension are those of integers, got {x.dtype} data and quantization={quantization}; pass Quantization(256) for "
             "8-bit images, or call log_likelihood for the density of continuous data"
         )
-    if isinstance(dequantization, str) and dequantization not in LAWS:
-        raise ValueError(f"dequantization must be {' or '.join(map(repr, LAWS))}, got {dequantization!r}")
+    law = LAWS.get(dequantization) if isinstance(dequantization, str) else dequantization
+    if not isinstance(law, Dequantization):
+        raise ValueError(f"dequantization must be {', '.join(map(repr, LAWS))} or a law such as TruncatedNormal(), got {dequantization!r}")
     check_count(importance=importance, batch_size=batch_size)
     if importance > 1 and method != "exact":
         raise ValueError(
@@ -113,21 +124,21 @@ def bits_per_dim(
         )
     if x.ndim < 2 or not len(x):
         raise ValueError(f"x must be data of shape (n, *d), n >= 1, got {tuple(x.shape)}; add a dimension?")
-    law = LAWS[dequantization] if isinstance(dequantization, str) else dequantization
     per_sample = None if seeds is None else tuple(seeds)
     if per_sample is not None and len(per_sample) != len(x):
         raise ValueError(f"seeds must be one per sample, got {len(per_sample)} for {len(x)} samples")
     shared = make_noise(noise, generator=generator, seeds=per_sample)
     like, integers = denoiser.like, quantization.integers(x)
-    t = law.time(denoiser.sde, quantization, default_t_min(denoiser.sde)) if t_min is None else t_min
+    t = law.time(denoiser.sde, quantization, default_t_min(denoiser.sde)) if t_min is None else check_start(denoiser.sde, like, t_min)
     found: list[tuple[Tensor, ...]] = []
     for rows in torch.arange(len(x)).split(max(1, batch_size // importance)):
         source = shared if per_sample is None else PerSample(per_sample[i] for i in rows.tolist())
         many = _Repeated(source, importance)
         copies = rows.repeat_interleave(importance)
         state, log_q = law.draw(denoiser.sde, t, quantization, integers[copies.to(x.device)].to(like.device), many)
-        flow = log_likelihood(denoiser, state.to(like.dtype), method=method, probes=probes, rtol=rtol, atol=atol, noise=many,
-                              cond=select(cond, copies, len(x)), t_min=t)  # fmt: skip
+        flow = log_likelihood(denoiser, state.to(like.dtype), method=method, probes=probes, distribution=distribution,
+                              directions=directions, rtol=rtol, atol=atol, noise=many, cond=select(cond, copies, len(x)), t_min=t,
+                              data_std=data_std)  # fmt: skip
         found.append(_averaged(flow.nats - log_q, flow.standard_error, flow.nfe, importance))
     nats, error, nfe = map(torch.cat, zip(*found, strict=True))
     unit = math.log(2) * x[0].numel()

@@ -26,20 +26,10 @@ of the same mean; for Gaussian data of standard deviation S, m is the share of e
 one has 1/2 expm1(2 lam_s - 2 lam_t) |eps - eps_hat|^2, and in the decoder, of which GaussianDecoder has 1/2 |eps - eps_hat|^2. The second
 term of (2) does this with m = 1. On a ring of 8 modes of width 0.1 a fifth of the variance remains (S = 0.05 to 1.4: 0.55 to 0.74 instead
 of 2.82 nats^2 of one point, 60 samples, VPSDE()).
-
-A whole trajectory y ~ q(. | x_0) weighs w = p(x_0, y)/q(y | x_0), E w = p(x_0), and K of them give the tighter bound
-
-    -log p(x_0) <= -E log (w_1 + ... + w_K)/K <= -E log w                                        (4)
-
-(Burda et al. 2016, 1509.00519), where with the kappa and rho of losses/variational.py, eq 2, and the z ~ N(0, I) that made x_s
-
-    log p(x_s | x_t)/q(x_s | x_t, x_0) = 1/2 sum (z^2 - exp(-rho) (z + sqrt(kappa) (x_0 - x0_hat))^2 - rho)                     (5)
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -47,24 +37,15 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.denoisers import Denoiser
+from sde_diffusion.likelihood.chain_model import ChainModel
 from sde_diffusion.likelihood.flow import check_data, check_start
-from sde_diffusion.losses.variational import (
-    Decoder,
-    GaussianDecoder,
-    Variance,
-    belief,
-    prior_divergence,
-    reconstruction,
-    step_coefficients,
-    step_divergence,
-)
+from sde_diffusion.losses.decoders import Decoder, GaussianDecoder
+from sde_diffusion.losses.variational import Variance, belief, prior_divergence, reconstruction, step_divergence
 from sde_diffusion.noise import Noise, make_noise
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.sdes.base import check_count, check_positive
-from sde_diffusion.shapes import expand, sum_event
-from sde_diffusion.solvers.grids import check_grid
-from sde_diffusion.solvers.variance import VARIANCES, ReconstructionError, reverse_variance
-from sde_diffusion.solvers.variance import check_variance as check_named
+from sde_diffusion.shapes import sum_event
+from sde_diffusion.solvers.variance import ReconstructionError
 
 
 class Bound(NamedTuple):
@@ -123,15 +104,15 @@ def chain_bound(
         decoder: what p(x_0 | x_first) is; by default GaussianDecoder(), a density: nats of discrete data need DiscretizedDecoder(width).
         noise: the source of randomness; or `generator` or `seeds`, one per sample.
         cond: condition handed to the denoiser.
-        data_std: S of (3), > 0, the scale below which the noise cannot be told from the data; it is exact whatever its value. None: no
-            such correction, which is better for data of few values, where the least noise is seen.
+        data_std: S of (3), > 0, the scale below which the noise cannot be told from the data; the mean is the same whatever it is. None:
+            no such correction, which is better for data of few values, where the least noise is seen.
         differentiable: whether gradients flow to x and the parameters, at the cost of keeping all steps in memory.
 
     Raises:
         ValueError: for a process that is no chain without a grid, a grid that does not begin at t_max, an option out of range, data that
             are not floating point or not the decoder's, and a denoiser that has learned no variance where it should have.
     """
-    chain = _Chain.of(denoiser, x, grid, variance, errors, decoder, cond)
+    chain = ChainModel.of(denoiser, x, grid, variance, errors, decoder, cond)
     sde, m, draw = denoiser.sde, len(chain.times) - 1, make_noise(noise, generator=generator, seeds=seeds)
     parts = m if steps is None else steps
     check_count(steps=parts, draws=draws)
@@ -191,9 +172,8 @@ def continuous_bound(
             SoftmaxDecoder(width), at a t_min with sigma/alpha well below the width, or DiscretizedDecoder(width).
         noise: the source of randomness; or `generator` or `seeds`, one per sample.
         cond: condition handed to the denoiser.
-        data_std: S of (3), > 0, the scale below which the noise cannot be told from the data; it is exact whatever its value. None: no
-            such correction, which is better for data of few values, where the least noise is seen.
-        differentiable: whether gradients flow to x and the parameters, at the cost of keeping all steps in memory.
+        data_std: S of (3), as of `chain_bound`.
+        differentiable: whether gradients flow to x and the parameters, those of a learned schedule included.
 
     Raises:
         ValueError: for a t_min without noise, an option out of range, and data that are not floating point or not the decoder's.
@@ -202,12 +182,15 @@ def continuous_bound(
     check_count(samples=samples, draws=draws)
     check_positive(**({} if data_std is None else {"data_std": data_std}))
     sde, draw = denoiser.sde, make_noise(noise, generator=generator, seeds=seeds)
-    start, decoder = check_start(sde, x, t_min), decoder or GaussianDecoder()
+    decoder = decoder or GaussianDecoder()
     decoder.check(x)
-    high, low = (float(sde.log_snr(t)) for t in (start, sde.t_max))
+    with torch.no_grad():
+        start = check_start(sde, x, t_min)
+    ends = torch.tensor([start, sde.t_max], dtype=torch.float64, device=x.device)
 
     def rate(share: Tensor) -> Tensor:
-        t = sde.t_of_log_snr(high + (low - high) * share).clamp(start, sde.t_max)
+        high, low = sde.log_snr(ends)
+        t = _time(sde, high + (low - high) * share, ends)
         eps = draw(x)
         error = eps - denoiser.eps(sde.perturb(x, t, eps), t, cond)
         return (high - low) * (sum_event(error.double() ** 2) - _control(sde, t, eps, data_std))
@@ -226,133 +209,6 @@ def continuous_bound(
         return _bound(sde, x, diffusion, decoded, variance_1 + variance_2, nfe)
 
 
-def importance_weighted_bound(
-    denoiser: Denoiser,
-    x: Tensor,
-    *,
-    trajectories: int = 16,
-    grid: Tensor | Sequence[float] | None = None,
-    variance: Variance = "posterior",
-    errors: ReconstructionError | None = None,
-    decoder: Decoder | None = None,
-    noise: Noise | None = None,
-    generator: torch.Generator | None = None,
-    seeds: Iterable[int] | None = None,
-    cond: Any = None,
-    differentiable: bool = False,
-) -> Bound:
-    """The bound (4) of `chain_bound`'s model by K whole trajectories of the forward process: tighter the more they are, exact in the limit.
-
-    Its `prior`, `diffusion` and `reconstruction` are the trajectories' means of -log p/q, which sum to the bound of K = 1, at least `nats`.
-
-    Args:
-        denoiser: the belief; its `sde` is the process.
-        x: data (b, *d), floating point.
-        trajectories: K, at least 1; the standard error needs 2, and many to be trusted: weights are skewed.
-        grid: as of `chain_bound`, and so is the rest.
-        variance: what c^2 is.
-        errors: for "analytic" only.
-        decoder: what p(x_0 | x_first) is.
-        noise: the source of randomness; or `generator` or `seeds`, one per sample.
-        cond: condition handed to the denoiser.
-        differentiable: whether gradients flow to x and the parameters, at the cost of keeping all steps in memory.
-
-    Raises:
-        ValueError: as `chain_bound`.
-    """
-    chain = _Chain.of(denoiser, x, grid, variance, errors, decoder, cond)
-    check_count(trajectories=trajectories)
-    draw = make_noise(noise, generator=generator, seeds=seeds)
-    with torch.set_grad_enabled(differentiable):
-        parts = torch.stack([torch.stack(chain.weigh(draw)) for _ in range(trajectories)])  # (K, 3, b) of -log w
-        log_w = -parts.sum(1)
-        nats = math.log(trajectories) - log_w.logsumexp(0)
-        error = (_spread(log_w.softmax(0)) * trajectories).sqrt()
-        prior, diffusion, decoded = parts.mean(0)
-        return Bound(nats, error, prior, diffusion, decoded, trajectories * (len(chain.times) - chain.decoder.around_state))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Chain:
-    """A model of data: the steps between increasing times, all with noise, and the decoder at the first of them."""
-
-    denoiser: Denoiser
-    x: Tensor
-    times: Tensor
-    decoded_by_step: bool
-    variance: Variance
-    decoder: Decoder
-    cond: Any
-
-    @staticmethod
-    def of(
-        denoiser: Denoiser,
-        x: Tensor,
-        grid: Tensor | Sequence[float] | None,
-        variance: Variance,
-        errors: ReconstructionError | None,
-        decoder: Decoder | None,
-        cond: Any,
-    ) -> _Chain:
-        check_data(x)
-        sde, decoder = denoiser.sde, decoder or GaussianDecoder()
-        decoder.check(x)
-        if grid is None:
-            if sde.length is None:
-                raise ValueError(f"{sde} is no chain and has no steps of its own; pass grid=uniform(sde, n), or use continuous_bound")
-            grid = torch.arange(sde.length, -1, -1, dtype=torch.float64) / sde.length
-        times = torch.as_tensor(grid, dtype=torch.float64, device="cpu")
-        check_grid(times)
-        if float(times[0]) != sde.t_max:
-            raise ValueError(f"the grid must begin at t_max={sde.t_max:g}, where the prior is, got {float(times[0]):g}")
-        noisy = float(sde.sigma(times[-1])) > 0
-        if len(times) < 3 - noisy:
-            raise ValueError(f"the grid must have a step between two times with noise, got {times.tolist()}")
-        times = (times if noisy else times[:-1]).flip(0).to(x.device)
-        return _Chain(denoiser, x, times, not noisy, _variance(variance, errors), decoder, cond)
-
-    def decode(self, y: Tensor, t: Tensor) -> Tensor:
-        """-log p(x_0 | y)."""
-        x0_hat, v = (y, None) if self.decoder.around_state else belief(self.denoiser, y, t, self.variance, self.cond)
-        after = self.times[1].expand(len(t)) if self.decoded_by_step else None
-        return reconstruction(self.denoiser.sde, self.x, y, x0_hat, t, after, decoder=self.decoder, variance=self.variance, v=v)
-
-    def weigh(self, draw: Noise) -> tuple[Tensor, Tensor, Tensor]:
-        """The three parts of -log w for one trajectory from q(. | x)."""
-        sde, x, z = self.denoiser.sde, self.x, draw(self.x)
-        t = self.times[-1].expand(len(x))
-        y = sde.perturb(x, t, z)
-        log_q = -sum_event(0.5 * z.double() ** 2 + 0.5 * math.log(2 * math.pi)) - x[0].numel() * sde.sigma(self.times[-1]).log()
-        prior = log_q - sde.prior_log_prob(y.double())
-        total = torch.zeros_like(prior)
-        for s in reversed(self.times[:-1].unbind()):
-            s = s.expand(len(x))
-            x0_hat, v = belief(self.denoiser, y, t, self.variance, self.cond)
-            z = draw(x)
-            kappa, rho = step_coefficients(sde, t, s, variance=self.variance, v=v, like=x.double())
-            moved = z.double() + kappa.sqrt() * (x - x0_hat).double()
-            total = total + 0.5 * sum_event(torch.exp(-rho) * moved**2 + rho - z.double() ** 2)
-            w_x, w_0, c2 = sde.posterior(s, t)
-            y, t = expand(w_x, x) * y + expand(w_0, x) * x + expand(c2.sqrt(), x) * z, s
-        return prior, total, self.decode(y, t)
-
-
-def _variance(variance: Variance, errors: ReconstructionError | None) -> Variance:
-    """The variance as the losses know it, where "analytic" is a function."""
-    if callable(variance):
-        return variance
-    check_named(variance, errors, (*VARIANCES, "learned"))
-    if variance != "analytic":
-        if errors is not None:
-            raise ValueError(f"errors are for variance='analytic', got them with {variance!r}; leave them out?")
-        return variance
-
-    def analytic(sde: AffineSDE, t: Tensor, s: Tensor) -> Tensor:
-        return reverse_variance(sde, t.cpu(), s.cpu(), "analytic", errors).to(t.device)
-
-    return analytic
-
-
 def _stratified(
     term: Callable[[Tensor], Tensor], parts: int, draws: int, draw: Noise, x: Tensor, *, whole: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -368,8 +224,17 @@ def _stratified(
             values.append(term((k + u) / parts))
         found = torch.stack(values)
         total = total + found.mean(0) / parts
-        variance = variance + _spread(found) / draws / parts**2
+        variance = variance + spread(found) / draws / parts**2
     return total, variance
+
+
+def _time(sde: AffineSDE, lam: Tensor, ends: Tensor) -> Tensor:
+    """The times (b,) where log(alpha/sigma) is lam; where this has a gradient (a learned schedule), that of the implicit function."""
+    t = sde.t_of_log_snr(lam.detach()).clamp(*ends)
+    if not lam.requires_grad:
+        return t
+    miss = sde.log_snr(t) - lam  # 0, but for its gradient; dt/dlam = -2 sigma^2/g^2
+    return t + 2 * (sde.sigma(t) / sde.g(t)).detach() ** 2 * (miss - miss.detach())
 
 
 def _control(sde: AffineSDE, t: Tensor, eps: Tensor, data_std: float | None, decoder: Decoder | None = None) -> Tensor:
@@ -380,8 +245,8 @@ def _control(sde: AffineSDE, t: Tensor, eps: Tensor, data_std: float | None, dec
     return share**2 * (sum_event(eps.double() ** 2) - eps[0].numel())
 
 
-def _spread(values: Tensor) -> Tensor:
-    """The variance of each column, NaN for a single row."""
+def spread(values: Tensor) -> Tensor:
+    """The variance of each column (b,) of draws (k, b), NaN for one draw."""
     values = values.detach()
     return values.var(0) if len(values) > 1 else torch.full_like(values[0], torch.nan)
 

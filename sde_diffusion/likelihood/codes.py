@@ -40,8 +40,8 @@ def encode(
     denoiser: Denoiser,
     x: Tensor,
     *,
-    rtol: float = TOLERANCE,
-    atol: float = TOLERANCE,
+    rtol: float | None = None,
+    atol: float | None = None,
     cond: Any = None,
     t_min: float | None = None,
     solver: AdaptiveODE | None = None,
@@ -51,14 +51,14 @@ def encode(
     Args:
         denoiser: the model.
         x: (b, *d), floating point.
-        rtol: relative tolerance of a step.
-        atol: absolute tolerance, in units of the data.
+        rtol: relative tolerance of a step, > 0; None: 1e-6.
+        atol: absolute tolerance, > 0, in units of the data; None: 1e-6.
         cond: condition of the denoiser.
         t_min: the time at which x counts as the state; None: that of log_likelihood.
         solver: with its own tolerances, instead of rtol and atol.
 
     Raises:
-        ValueError: if x is not floating point (b, *d), or t_min is not in [0, t_max).
+        ValueError: if x is not floating point (b, *d), t_min is not in [0, t_max), or a tolerance is given beside a solver.
         ArithmeticError: if the tolerance cannot be met.
     """
     low, high = _ends(denoiser, x, t_min)
@@ -70,8 +70,8 @@ def decode(
     z: Tensor,
     *,
     temperature: float = 1.0,
-    rtol: float = TOLERANCE,
-    atol: float = TOLERANCE,
+    rtol: float | None = None,
+    atol: float | None = None,
     cond: Any = None,
     t_min: float | None = None,
     solver: AdaptiveODE | None = None,
@@ -82,17 +82,20 @@ def decode(
         denoiser: the model.
         z: (b, *d), standard normal for samples of the model.
         temperature: what multiplies the codes, > 0; for Gaussian data it multiplies the standard deviation.
-        rtol: relative tolerance of a step.
-        atol: absolute tolerance, in units of the data.
+        rtol: relative tolerance of a step, > 0; None: 1e-6.
+        atol: absolute tolerance, > 0, in units of the data; None: 1e-6.
         cond: condition of the denoiser.
         t_min: where the flow ends; None: that of log_likelihood.
         solver: with its own tolerances, instead of rtol and atol.
 
     Raises:
-        ValueError: if z is not floating point (b, *d), temperature not positive, or t_min not in [0, t_max).
+        ValueError: if z is not floating point (b, *d), temperature not positive, t_min not in [0, t_max), or a tolerance is given beside a
+            solver.
         ArithmeticError: if the tolerance cannot be met.
     """
     check_positive(temperature=temperature)
+    if not z.is_floating_point():
+        raise ValueError(f"z must be floating point, got {z.dtype}; codes are normal numbers: torch.randn(b, *d)")
     low, high = _ends(denoiser, z, t_min)
     return _flow(denoiser, z * (temperature * denoiser.sde.prior_std), high, low, rtol, atol, cond, solver)
 
@@ -108,10 +111,12 @@ def interpolate(a: Tensor, b: Tensor, weights: Sequence[float] | Tensor, *, sphe
             nearly orthogonal is taken, and in one dimension a line through zero. False: the line (1 - w) a + w b.
 
     Raises:
-        ValueError: for codes of different shapes, or weights that are not (k,).
+        ValueError: for codes of different shapes or that are not floating point, or weights that are not (k,).
     """
     if a.shape != b.shape or a.ndim < 2:
         raise ValueError(f"a and b must be codes of one shape (b, *d), got {tuple(a.shape)} and {tuple(b.shape)}")
+    if not (a.is_floating_point() and b.is_floating_point()):
+        raise ValueError(f"codes must be floating point, got {a.dtype} and {b.dtype}; encode gives such, or write a.float()")
     w = torch.as_tensor(weights, dtype=torch.float64, device=a.device)
     if w.ndim != 1:
         raise ValueError(f"weights must be numbers in one dimension (k,), got shape {tuple(w.shape)}; write [0.5] for one")
@@ -141,8 +146,11 @@ def _ends(denoiser: Denoiser, x: Tensor, t_min: float | None) -> tuple[float, fl
 
 @torch.no_grad()
 def _flow(
-    denoiser: Denoiser, x: Tensor, start: float, end: float, rtol: float, atol: float, cond: Any, solver: AdaptiveODE | None
+    denoiser: Denoiser, x: Tensor, start: float, end: float, rtol: float | None, atol: float | None, cond: Any, solver: AdaptiveODE | None
 ) -> Tensor:
-    solver = AdaptiveODE(rtol=rtol, atol=atol) if solver is None else solver
+    if solver is not None and (rtol, atol) != (None, None):
+        raise ValueError(f"{solver} has tolerances of its own, got rtol={rtol} and atol={atol} beside it; leave them out")
+    if solver is None:
+        solver = AdaptiveODE(rtol=TOLERANCE if rtol is None else rtol, atol=TOLERANCE if atol is None else atol)
     (step,) = solver.solve(denoiser, x, torch.tensor([start, end], dtype=torch.float64), Replay([]), cond)
     return step.x

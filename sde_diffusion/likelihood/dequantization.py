@@ -87,8 +87,11 @@ class Quantization:
             x: integers, or numbers in their bins (1) or on the grid (2), of any shape.
 
         Raises:
-            ValueError: for integers out of 0..L-1, and for numbers out of range, not finite, or between the points of the grid (2).
+            ValueError: for integers out of 0..L-1, numbers out of range, not finite, or between the points of the grid (2), and for other
+                types.
         """
+        if x.is_complex() or x.dtype == torch.bool:
+            raise ValueError(f"data of {self.levels} levels are integers or floating-point numbers, got {x.dtype}; convert them: x.long()")
         if not x.is_floating_point():
             k = x.long()
             if k.numel() and (k.min() < 0 or k.max() >= self.levels):
@@ -103,7 +106,8 @@ class Quantization:
         outside = ~((k >= 0) & (k < self.levels))
         if outside.any():
             value = x[outside][0].item()
-            raise ValueError(f"data of {self} lie in {self.low:g}..{self.high:g}, got {value:g}; scale them, or give low= and high=")
+            cure = "leave those samples out" if math.isnan(value) else "scale them, or give low= and high="
+            raise ValueError(f"data of {self} lie in {self.low:g}..{self.high:g}, got {value:g}; {cure}")
         if not self.dequantized and ((place - k).abs() > _ON_GRID).any():
             value = x[(place - k).abs() > _ON_GRID][0].item()
             raise ValueError(

@@ -166,11 +166,12 @@ class EstimatedDivergence(Divergence):
             raw = slopes.raw[row](z, cond)
         basis = _orthonormal(self.latest)
         u, free = self._draw(basis)
-        products = self._pulled(raw, z, torch.cat([basis, u]), record)
+        vectors = torch.cat([basis, u]) if len(basis) else u
+        products = self._pulled(raw, z, vectors, record)
         slope = slopes.sum(row, w, raw if record else raw.detach(), out)
-        flat = slopes.of_w[row].reshape(-1, 1), (slopes.of_raw[row] * slopes.into[row]).reshape(-1, 1)
-        applied = flat[0] * torch.cat([basis, u]) + flat[1] * products
-        value, variance = self._estimate(applied, basis, u, free, slopes.at.a[row].to(w).reshape(-1, 1))
+        of_w, of_raw = slopes.of_w[row].reshape(-1, 1), (slopes.of_raw[row] * slopes.into[row]).reshape(-1, 1)
+        applied = torch.addcmul(vectors * of_w, products, of_raw)
+        value, variance = self._estimate(applied, vectors, basis, free, slopes.at.a[row].to(w).reshape(-1, 1))
         return slope, value, variance
 
     def keep(self, index: Tensor) -> None:
@@ -178,34 +179,37 @@ class EstimatedDivergence(Divergence):
         self.theta, self.uncertainty, self.ratio = self.theta[index], self.uncertainty[index], self.ratio[index]
         self.latest = self.latest[:, index]
 
-    def _estimate(self, applied: Tensor, basis: Tensor, u: Tensor, free: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        """(2) with (5), and (4), from A applied to the directions and the probes, (k, b, d)."""
+    def _estimate(self, applied: Tensor, vectors: Tensor, basis: Tensor, free: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """(2) with (5), and (4), from A applied to the vectors, which are the directions and then the probes, (k, b, d)."""
         bend = 1 + self.ratio * a**2
         mean, rate = a * (1 - self.ratio) / bend, -self.ratio * a * (1 + a**2) / bend**2
         diagonal = mean + rate * self.theta
-        rest = applied - diagonal * torch.cat([basis, u])
-        exact, r = rest.split([len(basis), len(u)])
-        each = (u * r).sum(-1).double()  # (k, b)
-        value = diagonal.sum(-1).double() + each.mean(0) + (basis * exact).sum(-1).double().sum(0)
+        rest = torch.addcmul(applied, vectors, diagonal, value=-1)
+        looks = vectors * rest
+        exact, each = looks.sum(-1).double().split([len(basis), self.probes])
+        value = diagonal.sum(-1).double() + exact.sum(0) + each.mean(0)
         with torch.no_grad():
-            k = len(u)
+            k, r = self.probes, rest[len(basis) :]
             for q in basis:
                 r = r - (r * q).sum(-1, keepdim=True) * q
-            variance = self._spread(r, each, free).mean(0) / k
+            square = torch.linalg.vector_norm(r, dim=-1).double() ** 2
+            variance = self._spread(square, each, free).mean(0) / k
             if k > 1:
                 variance = ((k - 1) * each.var(0) / k + _WORTH * variance) / (k - 1 + _WORTH)
             if self.distribution == "orthogonal":
                 variance = variance * ((free - k) / (free - 1).clamp(min=1)).clamp(min=0)  # k of d axes leave so much to the others
-            self._learn((u * r).mean(0), (r**2).mean((0, -1))[:, None] / k, a, mean, rate)
+            noise = (square.mean(0) / (k * self.dimension)).to(a)[:, None]
+            self._learn(looks[len(basis) :].mean(0) if k > 1 else looks[-1], noise, a, mean, rate)
             if len(basis):
                 self.latest = torch.cat([applied[len(basis) :], self.latest])[: len(basis)]
         return value, variance
 
-    def _spread(self, r: Tensor, each: Tensor, free: Tensor) -> Tensor:
-        """(4) for each probe, (k, b)."""
-        square = (r**2).sum(-1).double()
+    def _spread(self, square: Tensor, each: Tensor, free: Tensor) -> Tensor:
+        """(4) for each probe, (k, b), from |r|^2 and u . r."""
         if self.distribution != "rademacher":
             return 2 * (square - each**2 / free).clamp(min=0)
+        if self.directions:  # projected signs see some of the diagonal, too
+            return 2 * square
         # Signs leave |r|^2 - (u . r)^2/d only 1 - 2/d of what is off the diagonal; in two dimensions all of it is in u . r.
         beyond = (square - each**2 / free).clamp(min=0) * (free / (free - 2).clamp(min=1))
         return torch.where(free > 2, 2 * beyond, each**2 * (free > 1))
@@ -215,7 +219,7 @@ class EstimatedDivergence(Divergence):
         off = surprise.mean(-1, keepdim=True)
         before = self.uncertainty + _DRIFT
         gain = before * rate / (rate**2 * before + noise).clamp(min=torch.finfo(noise.dtype).tiny)
-        self.theta = self.theta + gain * (surprise - off)
+        self.theta = torch.addcmul(self.theta, gain, surprise - off)
         self.uncertainty = before * (1 - gain * rate)
         mean = mean + _MEMORY * off
         ratio = (a - mean) / (a * (1 + mean * a))
@@ -228,7 +232,7 @@ class EstimatedDivergence(Divergence):
         normal = self.noise(torch.empty(b, self.probes, d, device=basis.device))[self.index].transpose(0, 1).to(basis.dtype)
         free = d - (basis**2).sum((0, -1)).double()
         if self.distribution == "rademacher":
-            u = torch.where(normal < 0, -1.0, 1.0).to(normal)
+            u = torch.copysign(normal.new_ones(()), normal)
         elif self.distribution == "orthogonal":
             u = _orthonormal(normal) * d**0.5
         else:

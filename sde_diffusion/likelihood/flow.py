@@ -86,13 +86,19 @@ def log_likelihood(
         differentiable: whether gradients flow to x and the parameters, at the cost of keeping all steps in memory.
 
     Raises:
+        TypeError: for a model that is no Denoiser.
         ValueError: for data that are not floating point or not finite, more than 256 dimensions with "exact", an option out of range, and
             a denoiser whose samples have no density of this form (guidance).
         ArithmeticError: if the tolerance cannot be met.
     """
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(
+            f"log_likelihood takes a Denoiser, got a {type(denoiser).__name__}; a process that is not affine has no closed form here"
+        )
     check_data(x)
     denoiser.check_density(cond)
-    start = check_start(denoiser.sde, x, t_min)
+    with torch.no_grad():
+        start = check_start(denoiser.sde, x, t_min)
     solver = AdaptiveODE(rtol=rtol, atol=atol, data_std=data_std)
     if method == "exact":
         if x[0].numel() > LARGEST:

@@ -1,6 +1,7 @@
 """What networks are trained by."""
 
 from sde_diffusion.losses.base import Loss, Observer
+from sde_diffusion.losses.decoders import Decoder, DiscretizedDecoder, GaussianDecoder, SoftmaxDecoder
 from sde_diffusion.losses.hybrid import HybridLoss, VariationalLoss
 from sde_diffusion.losses.implicit import FiniteDifferenceScoreMatching, ImplicitScoreMatching, SlicedScoreMatching
 from sde_diffusion.losses.learned_schedule import VDMLoss
@@ -9,7 +10,6 @@ from sde_diffusion.losses.score_matching import DenoisingScoreMatching, PseudoHu
 from sde_diffusion.losses.simulated import LastStepScoreMatching
 from sde_diffusion.losses.times import ChainTimes, LikelihoodTimes, LogNormalTimes, TimeLaw, UniformTimes
 from sde_diffusion.losses.uncertainty import LearnedUncertainty
-from sde_diffusion.losses.variational import Decoder, DiscretizedDecoder, GaussianDecoder, SoftmaxDecoder
 from sde_diffusion.losses.weightings import (
     ConstantWeighting,
     EDMWeighting,

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -25,11 +24,10 @@ from torch import Tensor
 
 from sde_diffusion.denoisers import Denoiser
 from sde_diffusion.expressions import plain_floats
-from sde_diffusion.losses.score_matching import DenoisingScoreMatching
+from sde_diffusion.losses.base import KernelLoss
+from sde_diffusion.losses.decoders import Decoder, GaussianDecoder
 from sde_diffusion.losses.times import ChainTimes, TimeLaw
 from sde_diffusion.losses.variational import (
-    Decoder,
-    GaussianDecoder,
     Variance,
     belief,
     check_chain,
@@ -40,13 +38,21 @@ from sde_diffusion.losses.variational import (
     step_divergence,
 )
 from sde_diffusion.losses.weightings import SimpleWeighting, Weighting
-from sde_diffusion.noise import Noise, make_noise
+from sde_diffusion.noise import Noise
 from sde_diffusion.sdes import AffineSDE
-from sde_diffusion.shapes import Time, as_time, mean_event
+from sde_diffusion.shapes import mean_event
+
+
+class _ChainLoss(KernelLoss):
+    """A loss at the nodes of a chain."""
+
+    def check(self, denoiser: Denoiser) -> None:
+        super().check(denoiser)
+        check_chain(denoiser.sde, type(self).__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class VariationalLoss:
+class VariationalLoss(_ChainLoss):
     """The variational bound itself, n L_t/q(t), one term per sample.
 
     Its terms differ by orders of magnitude: a law of times that follows their second moments makes it trainable (section 3.3).
@@ -70,37 +76,16 @@ class VariationalLoss:
     def __post_init__(self) -> None:
         check_variance(self.variance)
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        x0: Tensor,
-        *,
-        t: Time | None = None,
-        eps: Tensor | None = None,
-        cond: Any = None,
-        noise: Noise | None = None,
-        generator: torch.Generator | None = None,
-        seeds: Iterable[int] | None = None,
-    ) -> Tensor:
-        """n L_t/q(t) of each sample in bits per dimension, (b,); the arguments are those of `DenoisingScoreMatching`."""
-        draw = make_noise(noise, generator=generator, seeds=seeds)
-        check_chain(denoiser.sde, type(self).__name__)
-        t = _nodes(denoiser.sde, self.draw_times(denoiser, x0, draw) if t is None else t, x0)
+    def loss_at(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor | None, cond: Any, draw: Noise) -> Tensor:
+        self.decoder.check(x0)  # of all data, not only of those whose time is the first
+        t = on_nodes(denoiser.sde, t).expand(len(x0))
         x = denoiser.sde.perturb(x0, t, draw(x0) if eps is None else eps)
         x0_hat, v = belief(denoiser, x, t, self.variance, cond)
         return _bits(denoiser.sde, x0, x, x0_hat, t, v, self.variance, self.decoder) / self.times.density(denoiser.sde, t).to(x0)
 
-    def draw_times(self, denoiser: Denoiser, x0: Tensor, noise: Noise) -> Tensor:
-        """One time per sample from the law, float64 (b,)."""
-        return DenoisingScoreMatching(times=self.times, stratified=self.stratified, unbiased=True).draw_times(denoiser, x0, noise)
-
-    def observe(self, t: Tensor, losses: Tensor) -> None:
-        """Tells a law of times that learns what a step's losses (b,) were at its times (b,)."""
-        self.times.observe(t, losses)
-
 
 @dataclasses.dataclass(frozen=True)
-class HybridLoss:
+class HybridLoss(_ChainLoss):
     """L_hybrid (2): noise prediction, and a variance learned from the variational bound.
 
     Args:
@@ -125,44 +110,15 @@ class HybridLoss:
         if not (math.isfinite(self.vlb_weight) and self.vlb_weight > 0):
             raise ValueError(f"vlb_weight must be a positive number, got {self.vlb_weight}; DenoisingScoreMatching does without the bound")
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        x0: Tensor,
-        *,
-        t: Time | None = None,
-        eps: Tensor | None = None,
-        cond: Any = None,
-        noise: Noise | None = None,
-        generator: torch.Generator | None = None,
-        seeds: Iterable[int] | None = None,
-    ) -> Tensor:
-        """The loss of each sample, (b,); the arguments are those of `DenoisingScoreMatching`."""
-        draw = make_noise(noise, generator=generator, seeds=seeds)
+    def loss_at(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor | None, cond: Any, draw: Noise) -> Tensor:
+        self.decoder.check(x0)
         sde = denoiser.sde
-        check_chain(sde, type(self).__name__)
-        t = _nodes(sde, self.draw_times(denoiser, x0, draw) if t is None else t, x0)
+        t = on_nodes(sde, t).expand(len(x0))
         x = sde.perturb(x0, t, draw(x0) if eps is None else eps)
         x0_hat, v = belief(denoiser, x, t, "learned", cond)
         simple = self.weighting(sde, t).to(x0) * mean_event((x0_hat - x0) ** 2)
         bound = _bits(sde, x0, x, x0_hat.detach(), t, v, "learned", self.decoder)
         return (simple + self.vlb_weight * bound) / self.times.density(sde, t).to(x0)
-
-    def draw_times(self, denoiser: Denoiser, x0: Tensor, noise: Noise) -> Tensor:
-        """One time per sample from the law, float64 (b,)."""
-        return DenoisingScoreMatching(times=self.times, stratified=self.stratified, unbiased=True).draw_times(denoiser, x0, noise)
-
-    def observe(self, t: Tensor, losses: Tensor) -> None:
-        """Tells a law of times that learns what a step's losses (b,) were at its times (b,)."""
-        self.times.observe(t, losses)
-
-
-def _nodes(sde: AffineSDE, t: Time, x0: Tensor) -> Tensor:
-    """The nodes of a batch, (b,), on its device."""
-    t = as_time(t, x0).to(x0.device)
-    if t.shape not in {(), (len(x0),)}:
-        raise ValueError(f"t must have shape () or ({len(x0)},), one time per sample, got {tuple(t.shape)}")
-    return on_nodes(sde, t).expand(len(x0))
 
 
 def _bits(

@@ -15,25 +15,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sde_diffusion.denoisers import Denoiser
-from sde_diffusion.noise import Noise, make_noise
+from sde_diffusion.losses.base import DrawnLoss, check_denoiser
+from sde_diffusion.losses.times import uniforms
+from sde_diffusion.noise import Noise
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.sdes.base import check_positive
 from sde_diffusion.sdes.learned import LearnedVPSDE
-from sde_diffusion.shapes import Time, as_time, mean_event
+from sde_diffusion.shapes import mean_event
 
 _WIDEST, _NODES = 8.0, 161  # of the trapezoidal rule in eps, which is off by less than 1e-12 there
 _SMALLEST = 1e-300  # of probabilities whose logarithm is taken
 
 
 @dataclasses.dataclass(frozen=True)
-class VDMLoss:
+class VDMLoss(DrawnLoss[Denoiser]):
     """The bound of each sample in nats per dimension, by one time and one draw of noise; times are spread evenly over a batch.
 
     Args:
@@ -51,22 +52,18 @@ class VDMLoss:
             object.__setattr__(self, "width", float(self.width))
             check_positive(width=self.width)
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        x0: Tensor,
-        *,
-        t: Time | None = None,
-        eps: Tensor | None = None,
-        cond: Any = None,
-        noise: Noise | None = None,
-        generator: torch.Generator | None = None,
-        seeds: Iterable[int] | None = None,
-    ) -> Tensor:
-        """The loss of each sample, (b,), at times t () or (b,) with noise eps (b, *d), each drawn if None; see `DenoisingScoreMatching`."""
-        draw, sde = make_noise(noise, generator=generator, seeds=seeds), denoiser.sde
-        _check_continuous(sde)
-        t = self.draw_times(denoiser, x0, draw) if t is None else as_time(t, x0).expand(len(x0))
+    def check(self, denoiser: Denoiser) -> None:
+        check_denoiser(self, denoiser)
+        if (n := denoiser.sde.length) is not None:
+            raise ValueError(f"VDMLoss is the bound in continuous time, and the process is a chain of {n} steps; use the SDE itself")
+
+    def draw_times(self, denoiser: Denoiser, x0: Tensor, noise: Noise) -> Tensor:
+        """u + i/b mod 1 for a uniform u, over [t_min, t_max]: float64 (b,)."""
+        low, high = self.times_of(denoiser.sde)
+        return low + (high - low) * uniforms(x0, noise, stratified=True)
+
+    def loss_at(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor | None, cond: Any, draw: Noise) -> Tensor:
+        sde, t = denoiser.sde, t.expand(len(x0))
         eps = draw(x0) if eps is None else eps
         if not isinstance(sde, LearnedVPSDE):
             diffusion = self._diffusion(denoiser, x0, t, eps, cond)
@@ -99,13 +96,3 @@ class VDMLoss:
         half = 0.5 * self.width * torch.exp(-log_r)
         inside = torch.special.ndtr(half - eps.abs()) - torch.special.ndtr(-half - eps.abs())  # in the lower tail, where digits are
         return -(density / density.sum() @ inside.clamp(min=_SMALLEST).log()).to(x0)
-
-    def draw_times(self, denoiser: Denoiser, x0: Tensor, noise: Noise) -> Tensor:
-        """u + i/b mod 1 for a uniform u, over [t_min, t_max]: float64 (b,)."""
-        u, sde = torch.special.ndtr(noise(x0.new_empty(len(x0), dtype=torch.float64)))[0], denoiser.sde
-        return sde.t_min + (sde.t_max - sde.t_min) * ((u + torch.arange(len(x0), dtype=u.dtype, device=u.device) / len(x0)) % 1)
-
-
-def _check_continuous(sde: AffineSDE) -> None:
-    if sde.length is not None:
-        raise ValueError(f"VDMLoss is the bound in continuous time, and the process is a chain of {sde.length} steps; use the SDE itself")

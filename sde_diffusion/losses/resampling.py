@@ -43,7 +43,7 @@ class LossSecondMomentTimes(nn.Module, TimeLaw):
         uniform: the part of the draws that stays uniform, in (0, 1]; 0.001 in the paper.
 
     Raises:
-        ValueError: for numbers that are none, and when used with another process.
+        ValueError: for numbers that are none, for a process that is learned, and when used with another process.
     """
 
     learns = True
@@ -54,6 +54,8 @@ class LossSecondMomentTimes(nn.Module, TimeLaw):
         super().__init__()
         bins = (sde.length or BINS) if bins is None else bins
         check_count(bins=bins, history=history)
+        if isinstance(sde, nn.Module):
+            raise ValueError(f"bins of {sde} would move as it learns, away from the losses seen in them; use LikelihoodTimes")
         if sde.length not in {None, bins}:
             raise ValueError(f"the bins of a chain are its {sde.length} nodes, got bins={bins}; leave bins out")
         if not 0 < uniform <= 1:

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -32,11 +31,12 @@ from torch import Tensor
 
 from sde_diffusion.denoisers import Denoiser
 from sde_diffusion.expressions import plain_floats
+from sde_diffusion.losses.base import KernelLoss
 from sde_diffusion.losses.times import TimeLaw, UniformTimes
 from sde_diffusion.losses.weightings import SimpleWeighting, Weighting
-from sde_diffusion.noise import Noise, make_noise
+from sde_diffusion.noise import Noise
 from sde_diffusion.sdes.base import check_positive
-from sde_diffusion.shapes import Time, as_time, mean_event, sum_event
+from sde_diffusion.shapes import mean_event, sum_event
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class PseudoHuber:
 
 
 @dataclasses.dataclass(frozen=True)
-class DenoisingScoreMatching:
+class DenoisingScoreMatching(KernelLoss):
     """The loss (1), or (2).
 
     Args:
@@ -85,33 +85,7 @@ class DenoisingScoreMatching:
         if self.times.learns and not self.unbiased:
             raise ValueError(f"{self.times} learns from the losses, which then must be divided by its density; pass unbiased=True")
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        x0: Tensor,
-        *,
-        t: Time | None = None,
-        eps: Tensor | None = None,
-        cond: Any = None,
-        noise: Noise | None = None,
-        generator: torch.Generator | None = None,
-        seeds: Iterable[int] | None = None,
-    ) -> Tensor:
-        """The loss of each sample, (b,).
-
-        Args:
-            denoiser: what is trained.
-            x0: data (b, *d).
-            t: times () or (b,) in [0, 1]; drawn from the law if None.
-            eps: standard normal noise (b, *d); drawn if None.
-            cond: condition handed to the denoiser.
-            noise: the source of t and eps; or `generator` or `seeds`.
-
-        Raises:
-            ValueError: for t outside [0, 1] or of another length than x0.
-        """
-        draw = make_noise(noise, generator=generator, seeds=seeds)
-        t = self.draw_times(denoiser, x0, draw) if t is None else _checked(as_time(t, x0), x0)
+    def loss_at(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor | None, cond: Any, draw: Noise) -> Tensor:
         eps = draw(x0) if eps is None else eps
         x0_hat = denoiser(denoiser.sde.perturb(x0, t, eps), t, cond)
         weight = self.weighting(denoiser.sde, t)
@@ -119,22 +93,3 @@ class DenoisingScoreMatching:
             weight = weight / self.times.density(denoiser.sde, t)
         residual = x0_hat - x0
         return weight.to(x0) * (mean_event(residual**2) if self.distance is None else self.distance(residual))
-
-    def draw_times(self, denoiser: Denoiser, x0: Tensor, noise: Noise) -> Tensor:
-        """One time per sample from the law, float64 (b,)."""
-        u = torch.special.ndtr(noise(x0.new_empty(len(x0), dtype=torch.float64)))
-        if self.stratified:
-            u = (u[0] + torch.arange(len(x0), dtype=u.dtype, device=u.device) / len(x0)) % 1
-        return self.times.quantile(denoiser.sde, u)
-
-    def observe(self, t: Tensor, losses: Tensor) -> None:
-        """Tells a law of times that learns what a step's losses (b,) were, as __call__ returned them, at its times (b,)."""
-        self.times.observe(t, losses)
-
-
-def _checked(t: Tensor, x0: Tensor) -> Tensor:
-    if t.shape not in {(), (len(x0),)}:
-        raise ValueError(f"t must have shape () or ({len(x0)},), one time per sample, got {tuple(t.shape)}")
-    if not ((t >= 0) & (t <= 1)).all():
-        raise ValueError(f"t must lie in [0, 1] (0 = data, 1 = noise), got {t.min().item():g} to {t.max().item():g}")
-    return t

@@ -22,28 +22,31 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from sde_diffusion.denoisers.score_network import ScoreModel, check_score
-from sde_diffusion.noise import Noise, make_noise
+from sde_diffusion.losses.base import DrawnLoss
+from sde_diffusion.losses.times import uniforms
+from sde_diffusion.noise import Noise
 from sde_diffusion.sdes import SDE
 from sde_diffusion.sdes.base import check_count
 from sde_diffusion.sdes.simulation import euler_maruyama
-from sde_diffusion.shapes import Time, as_time, expand, mean_event
+from sde_diffusion.shapes import expand, mean_event
 
 
 @dataclasses.dataclass(frozen=True)
-class SimulatedScoreMatching(abc.ABC):
+class SimulatedScoreMatching(DrawnLoss[ScoreModel]):
     """The loss (1) of a score at uniform times, estimated as final subclasses say.
 
     Args:
         steps: number of steps of each path, at least 1.
         weighting: lambda(t), "likelihood": g^2, whose mean bounds the likelihood (Song et al. 2021, arXiv 2101.09258), or "uniform": 1.
         stratified: whether the times of a batch are spread evenly, u_i = u + i/b mod 1.
+
+    When called, `eps` is the noise of each path's last step.
 
     Raises:
         ValueError: for steps < 1 or an unknown weighting; when called, for times outside [t_min, t_max] of the process or of another
@@ -59,30 +62,7 @@ class SimulatedScoreMatching(abc.ABC):
         if self.weighting not in ("likelihood", "uniform"):
             raise ValueError(f"weighting must be 'likelihood' (g^2) or 'uniform' (1), got {self.weighting!r}")
 
-    def __call__(
-        self,
-        denoiser: ScoreModel,
-        x0: Tensor,
-        *,
-        t: Time | None = None,
-        eps: Tensor | None = None,
-        cond: Any = None,
-        noise: Noise | None = None,
-        generator: torch.Generator | None = None,
-        seeds: Iterable[int] | None = None,
-    ) -> Tensor:
-        """The loss of each sample, (b,).
-
-        Args:
-            denoiser: what is trained; its `score` is called, and its `sde` simulated.
-            x0: data (b, *d).
-            t: times () or (b,) in [t_min, t_max]; drawn uniformly if None.
-            eps: the standard normal numbers (b, *d) of each path's last step; drawn as those of the others if None.
-            cond: condition handed to the score.
-            noise: the source of t and of the paths; or `generator` or `seeds`.
-        """
-        draw = make_noise(noise, generator=generator, seeds=seeds)
-        t = self.draw_times(denoiser, x0, draw) if t is None else _checked(as_time(t, x0), x0, denoiser.sde)
+    def loss_at(self, denoiser: ScoreModel, x0: Tensor, t: Tensor, eps: Tensor | None, cond: Any, draw: Noise) -> Tensor:
         # One draw for all steps and probes: a source without memory would repeat itself at every step.
         path, probes = draw(x0.new_empty(len(x0), self.steps + self._probes, *x0.shape[1:])).split([self.steps, self._probes], dim=1)
         last = path[:, -1] if eps is None else eps
@@ -91,10 +71,8 @@ class SimulatedScoreMatching(abc.ABC):
 
     def draw_times(self, denoiser: ScoreModel, x0: Tensor, noise: Noise) -> Tensor:
         """One time per sample, uniform on [t_min, t_max] of the process, float64 (b,)."""
-        u = torch.special.ndtr(noise(x0.new_empty(len(x0), dtype=torch.float64)))
-        if self.stratified:
-            u = (u[0] + torch.arange(len(x0), dtype=u.dtype, device=u.device) / len(x0)) % 1
-        return denoiser.sde.t_min + u * (denoiser.sde.t_max - denoiser.sde.t_min)
+        low, high = self.times_of(denoiser.sde)
+        return low + uniforms(x0, noise, stratified=self.stratified) * (high - low)
 
     @property
     def _probes(self) -> int:
@@ -138,11 +116,3 @@ class LastStepScoreMatching(SimulatedScoreMatching):
 def states(sde: SDE, x0: Tensor, h: Tensor, path: tuple[Tensor, ...]) -> Tensor:
     """Where paths from x0 at time 0 end after len(path) steps of length h, () or (b,)."""
     return [x0, *euler_maruyama(sde, x0, torch.zeros_like(h), h, path)][-1]
-
-
-def _checked(t: Tensor, x0: Tensor, sde: SDE) -> Tensor:
-    if t.shape not in {(), (len(x0),)}:
-        raise ValueError(f"t must have shape () or ({len(x0)},), one time per sample, got {tuple(t.shape)}")
-    if not ((t >= sde.t_min) & (t <= sde.t_max)).all():
-        raise ValueError(f"t must lie in [{sde.t_min}, {sde.t_max}], where {sde} lives, got {t.min().item():g} to {t.max().item():g}")
-    return t

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.expressions import plain_floats
+from sde_diffusion.noise import Noise
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.sdes.base import check_positive
 
@@ -142,6 +143,12 @@ class LogNormalTimes(TimeLaw):
         inside = torch.exp(-0.5 * z**2) / math.sqrt(2 * math.pi) / self.std * 0.5 * (sde.g(t) / sde.sigma(t)) ** 2
         least, most = _ends(sde)
         return torch.where((t <= least) | (t >= most), torch.inf, inside)
+
+
+def uniforms(x0: Tensor, noise: Noise, *, stratified: bool) -> Tensor:
+    """One u in [0, 1] per sample, float64 (b,); if stratified u_i = u + i/b mod 1, which has less variance (Kingma et al. 2021)."""
+    u = torch.special.ndtr(noise(x0.new_empty(len(x0), dtype=torch.float64)))
+    return (u[:1] + torch.arange(len(x0), dtype=u.dtype, device=u.device) / len(x0)) % 1 if stratified else u
 
 
 def log_snr_range(sde: AffineSDE, t_min: float) -> tuple[float, float]:

@@ -14,21 +14,21 @@ u is linear in cosines of c = log(sigma/alpha)/4 with random frequencies and pha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sde_diffusion.denoisers import Denoiser
+from sde_diffusion.losses.base import DrawnLoss
 from sde_diffusion.losses.score_matching import DenoisingScoreMatching
-from sde_diffusion.noise import Noise, make_noise
+from sde_diffusion.noise import Noise
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.sdes.base import check_count
-from sde_diffusion.shapes import Time, as_time
+from sde_diffusion.shapes import Time
 
 
-class LearnedUncertainty(nn.Module):
+class LearnedUncertainty(nn.Module, DrawnLoss[Denoiser]):
     """The loss (1) with the weights w (2), which are trained with the network and not needed afterwards.
 
     Args:
@@ -37,7 +37,8 @@ class LearnedUncertainty(nn.Module):
         seed: of their frequencies and phases.
 
     Raises:
-        ValueError: for a law of times that learns, since it would learn from (1), which may be negative.
+        TypeError: for another loss, such as a bound, which may be negative: (1) has no minimum then.
+        ValueError: for a law of times that learns, since it would learn from (1), which may be negative too.
     """
 
     frequencies: Tensor
@@ -46,6 +47,8 @@ class LearnedUncertainty(nn.Module):
     def __init__(self, loss: DenoisingScoreMatching, channels: int = 128, *, seed: int = 0) -> None:
         super().__init__()
         check_count(channels=channels)
+        if not isinstance(loss, DenoisingScoreMatching):
+            raise TypeError(f"{loss!r} is no mean square, and where it is negative (1) has no minimum; take DenoisingScoreMatching(...)")
         if loss.times.learns:
             raise ValueError(f"{loss.times} would learn from a loss that is no longer a mean square; use a law that does not learn")
         self.loss, self.channels, self.seed = loss, int(channels), int(seed)
@@ -63,25 +66,19 @@ class LearnedUncertainty(nn.Module):
         cosines = torch.cos(2 * math.pi * (c[..., None] * self.frequencies + self.phases))
         return cosines @ self.weight * math.sqrt(2 / self.channels)
 
-    def forward(
-        self,
-        denoiser: Denoiser,
-        x0: Tensor,
-        *,
-        t: Time | None = None,
-        eps: Tensor | None = None,
-        cond: Any = None,
-        noise: Noise | None = None,
-        generator: torch.Generator | None = None,
-        seeds: Iterable[int] | None = None,
-    ) -> Tensor:
-        """The loss (1) of each sample, (b,); arguments as of DenoisingScoreMatching."""
-        draw = make_noise(noise, generator=generator, seeds=seeds)
-        t = self.draw_times(denoiser, x0, draw) if t is None else as_time(t, x0)
-        losses = self.loss(denoiser, x0, t=t, eps=eps, cond=cond, noise=draw)
-        u = self.log_error(denoiser.sde, t).to(x0)
-        return losses * torch.exp(-u) + u
+    forward = DrawnLoss.__call__
+
+    def check(self, denoiser: Denoiser) -> None:
+        self.loss.check(denoiser)
+
+    def check_times(self, sde: Any, t: Tensor, x0: Tensor) -> None:
+        self.loss.check_times(sde, t, x0)
 
     def draw_times(self, denoiser: Denoiser, x0: Tensor, noise: Noise) -> Tensor:
         """One time per sample from the law of the inner loss, float64 (b,)."""
         return self.loss.draw_times(denoiser, x0, noise)
+
+    def loss_at(self, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor | None, cond: Any, draw: Noise) -> Tensor:
+        losses = self.loss.loss_at(denoiser, x0, t, eps, cond, draw)
+        u = self.log_error(denoiser.sde, t).to(x0)
+        return losses * torch.exp(-u) + u

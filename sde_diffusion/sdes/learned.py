@@ -31,9 +31,10 @@ KNOTS = 256
 
 
 class LearnedSDE(nn.Module, AffineSDE, abc.ABC):
-    """An affine process with parameters: it is trained as it is, and sampled from as its `frozen()`.
+    """An affine process with parameters: it is trained as it is, by `VDMLoss`, and sampled from as its `frozen()`.
 
-    Solvers remember their tables by process, and this one changes: never hand it to them.
+    Solvers remember their tables by process, and this one changes: they refuse it. So do losses other than `VDMLoss`, which it would
+    lower by its noise levels, whatever the network knows.
     """
 
     @abc.abstractmethod

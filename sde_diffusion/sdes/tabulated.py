@@ -14,6 +14,7 @@ import abc
 import dataclasses
 import functools
 import itertools
+import math
 
 import torch
 from torch import Tensor
@@ -82,7 +83,7 @@ class TabulatedVPSDE(LogSNRSDE):
         t_min: where sampling stops; 0, as there is noise at t = 0 already.
 
     Raises:
-        ValueError: for too few values, and for such as do not decrease.
+        ValueError: for too few values, and for such as are not finite or do not decrease.
     """
 
     log_snrs: tuple[float, ...]
@@ -94,6 +95,8 @@ class TabulatedVPSDE(LogSNRSDE):
         check_times(self.t_min, self.t_max, zero=True)
         if len(values) < _FEWEST:
             raise ValueError(f"log_snrs must be {_FEWEST} numbers at least, got {len(values)}; tabulate the schedule more finely")
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"log_snrs must be finite, got {values[0]} to {values[-1]}; start where there is a little noise")
         if not all(a > b for a, b in itertools.pairwise(values)):
             raise ValueError("log_snrs must decrease, from the data at t = 0 to the noise at t = 1; reverse them?")
 

@@ -14,6 +14,7 @@ from sde_diffusion.denoisers import Denoiser
 from sde_diffusion.noise import Noise, make_noise
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.sdes.base import check_count
+from sde_diffusion.sdes.learned import LearnedSDE
 from sde_diffusion.solvers.auto import auto
 from sde_diffusion.solvers.base import Solver, Step, run
 from sde_diffusion.solvers.grids import Grid, check_grid
@@ -126,7 +127,13 @@ def _plan(
     """The solver or table to run and its checked times (n + 1,)."""
     sde = denoiser.sde
     if not isinstance(sde, AffineSDE):
-        raise ValueError(f"solvers need a drift f(t) x, got {sde!r}; integrate sde.reverse(...) with torchsde.sdeint")
+        raise ValueError(
+            f"solvers need a drift f(t) x, got {sde!r}; take simulate_reverse(model), or integrate sde.reverse(...) with torchsde.sdeint"
+        )
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(f"solvers ask a Denoiser for x0_hat, and {type(denoiser).__name__} is none; take simulate_reverse(model)")
+    if isinstance(sde, LearnedSDE):
+        raise ValueError(f"solvers remember their tables by process, and {sde} learns; take denoiser.under(denoiser.sde.frozen())")
     for name, value in (("steps", steps), ("nfe", nfe)):
         if value is not None:
             check_count(**{name: value})

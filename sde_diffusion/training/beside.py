@@ -1,8 +1,8 @@
 """What is trained beside the network: the parameters of the loss and of the process, where these are modules.
 
-They are few, so each process holds them whole, in an optimiser of their own with the network's settings: what wraps and shards the network
-does not see them. Their gradients are averaged over processes, and clipped by themselves. The process is averaged over training as the
-network is. What a loss remembers are its buffers.
+They are few, so each process holds them whole, in an optimiser of their own with the network's settings but no weight decay: what wraps
+and shards the network does not see them. Their gradients are averaged over processes, and clipped by themselves. The process is averaged
+over training as the network is. What a loss remembers are its buffers.
 
     beside.safetensors             loss.* and sde.*: parameters and buffers
     beside-optimizer.safetensors   the moments of what has a gradient
@@ -81,8 +81,9 @@ class Beside:
                 self._averages.network(name).to(accelerator.device)
         if self._weights:
             config: ConfigDict = self._experiment.config
-            settings = {field: config[field] for field in ("lr", "betas", "eps", "weight_decay")}
-            self._optimizer = make_optimizer(self.modules, name=config.optimizer, **settings)
+            settings = {field: config[field] for field in ("lr", "betas", "eps")}
+            # no decay: 0 is no simpler a log-SNR, or a height of a schedule, than another
+            self._optimizer = make_optimizer(self.modules, name=config.optimizer, weight_decay=0.0, **settings)
             if checkpoint is not None:
                 restore(self.modules, self._optimizer, checkpoint.tensors(MOMENTS))
 

@@ -55,6 +55,12 @@ def test_the_reconstruction_error_of_gaussian_data_is_that_of_the_formula(sde):
     torch.testing.assert_close(found, expected, rtol=0.08, atol=0)  # 6400 squares: 1.8 %
 
 
+def test_a_process_with_little_noise_turns_at_its_end():
+    denoiser, x = sd.GaussianDenoiser(torch.zeros(4), 0.5, sd.VESDE(sigma_max=0.5)), normal(3, 4)
+    assert torch.equal(round_trip_error(denoiser, x), round_trip_error(denoiser, x, t=1.0))
+    assert torch.equal(reconstruction_error(denoiser, x, seeds=range(3)), reconstruction_error(denoiser, x, t=1.0, seeds=range(3)))
+
+
 @every_process
 def test_the_scores_are_higher_for_strangers(sde):
     means = normal(4, 16)
@@ -93,6 +99,10 @@ def test_pca_keeps_what_lies_in_its_plane():
         (lambda d, x: round_trip_error(d, x, t=0.0), "the way leads there and back"),
         (lambda d, x: round_trip_error(d, x, steps=0), "steps must be"),
         (lambda d, x: pca_error(x, x, components=3), r"components must lie in 1\.\.2, got 3"),
+        (lambda d, x: pca_error(x, x, components=1.5), "components must be a whole number"),
+        (lambda d, x: pca_error(x, normal(4, 3), components=1), r"of one shape, got \(4, 2\) and \(4, 3\)"),
+        (lambda d, x: reconstruction_error(d, x.long()), "x must be floating point, got torch.int64"),
+        (lambda d, x: round_trip_error(d, x.long()), "x must be floating point, got torch.int64"),
     ],
 )
 def test_mistakes_are_refused(make, message):

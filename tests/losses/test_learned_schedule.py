@@ -170,8 +170,23 @@ def test_it_is_a_bound_under_processes_that_learn_nothing_too():
     assert losses.mean().item() == pytest.approx(bound.item(), abs=4 * losses.std().item() / math.sqrt(20_000))
 
 
-def test_a_chain_and_a_width_of_nothing_are_refused():
+@pytest.mark.parametrize(
+    "loss",
+    [sd.DenoisingScoreMatching(), sd.LearnedUncertainty(sd.DenoisingScoreMatching()), sd.SlicedScoreMatching(steps=2)],
+    ids=lambda loss: type(loss).__name__,
+)
+def test_a_schedule_is_not_learned_from_losses_that_it_would_lower_by_its_noise_levels(loss):
+    denoiser, x0 = mixture(LearnedVPSDE()), torch.zeros(2, 32)
+    with pytest.raises(ValueError, match=r"LearnedVPSDE\(.*\) would lower \w+ScoreMatching by its noise.*VDMLoss"):
+        loss(denoiser, x0, generator=generator())
+    assert loss(denoiser.under(denoiser.sde.frozen()), x0, generator=generator()).isfinite().all()
+
+
+def test_a_chain_times_outside_the_process_and_a_width_of_nothing_are_refused():
     with pytest.raises(ValueError, match="a chain of 10 steps"):
         VDMLoss()(mixture(sd.VPSDE().discretize(50).respaced(10)), torch.zeros(2, 32), generator=generator())
+    for t, message in ((2.0, r"lie in \[0.001, 1.0\]"), (0.0, r"lie in \[0.001"), (torch.ones(3), r"shape \(\) or \(2,\)")):
+        with pytest.raises(ValueError, match=message):
+            VDMLoss()(mixture(sd.VPSDE()), torch.zeros(2, 32), t=t, generator=generator())
     with pytest.raises(ValueError, match="width must be a positive number"):
         VDMLoss(width=0.0)

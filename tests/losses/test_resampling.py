@@ -185,6 +185,7 @@ def test_a_law_prints_as_the_expression_that_makes_it(law):
     ("make", "message"),
     [
         (lambda: LossSecondMomentTimes(CHAIN, 24), "the bins of a chain are its 25 nodes, got bins=24"),
+        (lambda: LossSecondMomentTimes(sd.LearnedVPSDE()), "would move as it learns.*use LikelihoodTimes"),
         (lambda: LossSecondMomentTimes(sd.VPSDE(), 0), "bins must be a whole number, at least 1, got 0"),
         (lambda: LossSecondMomentTimes(sd.VPSDE(), history=0), "history must be a whole number, at least 1, got 0"),
         (lambda: LossSecondMomentTimes(sd.VPSDE(), uniform=0.0), r"uniform must lie in \(0, 1\], got 0"),

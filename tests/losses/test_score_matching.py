@@ -282,10 +282,11 @@ def test_the_condition_reaches_the_network(generator):
     ("options", "message"),
     [
         ({"t": torch.tensor([0.5, 0.5, 0.5])}, r"t must have shape \(\) or \(2,\), one time per sample, got \(3,\)"),
-        ({"t": torch.tensor([0.5, 1.5])}, r"t must lie in \[0, 1\] \(0 = data, 1 = noise\), got 0.5 to 1.5"),
+        ({"t": torch.tensor([0.5, 1.5])}, r"t must lie in \[0.0, 1.0\], where VPSDE\(.*\) lives \(0 = data, 1 = noise\), got 0.5 to 1.5"),
         ({"t": torch.tensor([0, 500])}, "t must lie in"),
         ({"t": -0.1}, "t must lie in"),
         ({"t": math.nan}, "t must lie in"),
+        ({"t": torch.tensor([0.0, 0.5])}, "there is no noise at t=0 under VPSDE"),
         ({"generator": torch.Generator(), "seeds": [1, 2]}, "generator and seeds each name a source of randomness"),
         ({"seeds": [1]}, "PerSample has 1 seeds for a batch of 2"),
     ],

@@ -256,10 +256,14 @@ def test_it_trains_score_networks_and_denoisers_alike(kind, affine, generator):
 
 def test_denoising_score_matching_of_a_score_network_says_what_to_take(generator):
     model, x0 = ScoreNetwork(nn.Identity(), wells.Quartic()), torch.randn(4, 1, generator=generator)
-    with pytest.raises(TypeError, match=r"has no Gaussian kernel .* SlicedScoreMatching"):
-        sd.DenoisingScoreMatching()(model, x0, generator=generator)
+    for loss in (sd.DenoisingScoreMatching(), sd.LearnedUncertainty(sd.DenoisingScoreMatching()), sd.VDMLoss(), sd.HybridLoss()):
+        for network in (model, ScoreNetwork(nn.Identity(), sd.VPSDE())):
+            with pytest.raises(TypeError, match=r"ScoreNetwork is no Denoiser.* NetworkDenoiser\(.*SlicedScoreMatching"):
+                loss(network, x0, generator=generator)
     with pytest.raises(TypeError, match=r"knows the score of VPSDE.*, not x0_hat.* NetworkDenoiser\(network, sde, Score\(\)\)"):
-        sd.DenoisingScoreMatching()(ScoreNetwork(nn.Identity(), sd.VPSDE()), x0, generator=generator)
+        ScoreNetwork(nn.Identity(), sd.VPSDE())(x0, 0.5)
+    with pytest.raises(TypeError, match=r"needs an AffineSDE, got Quartic.*; take ScoreNetwork"):
+        sd.NetworkDenoiser(nn.Identity(), wells.Quartic(), sd.Epsilon())
 
 
 @pytest.mark.parametrize("t", [torch.tensor([0.1, 0.2]), torch.tensor([[0.1], [0.2], [0.3]])])

@@ -121,6 +121,12 @@ def test_it_prints_as_the_expression_that_makes_it():
     assert torch.equal(again.frequencies, module.frequencies)
 
 
+@pytest.mark.parametrize("loss", [sd.HybridLoss(), sd.VDMLoss(), sd.SlicedScoreMatching()], ids=lambda a: type(a).__name__)
+def test_a_loss_that_may_be_negative_is_refused(loss):
+    with pytest.raises(TypeError, match=r" is no mean square, .*take DenoisingScoreMatching"):
+        LearnedUncertainty(loss)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

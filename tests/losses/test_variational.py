@@ -8,10 +8,8 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 import sde_diffusion as sd
+from sde_diffusion.losses.decoders import DiscretizedDecoder, GaussianDecoder, SoftmaxDecoder
 from sde_diffusion.losses.variational import (
-    DiscretizedDecoder,
-    GaussianDecoder,
-    SoftmaxDecoder,
     on_nodes,
     prior_divergence,
     reconstruction,

@@ -165,6 +165,8 @@ def test_ends_that_are_none_are_refused(arguments, options, message):
 def test_tables_that_are_none_are_refused():
     with pytest.raises(ValueError, match="must be 5 numbers at least, got 3"):
         TabulatedVPSDE((1.0, 0.0, -1.0))
+    with pytest.raises(ValueError, match=r"log_snrs must be finite, got inf to -1\.0"):
+        TabulatedVPSDE((math.inf, 3.0, 2.0, 1.0, -1.0))
     with pytest.raises(ValueError, match="must decrease"):
         TabulatedVPSDE(COSINE[::-1])
 

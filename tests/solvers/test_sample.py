@@ -219,10 +219,21 @@ def test_a_process_whose_drift_is_not_affine_is_refused():
 
     denoiser = sd.GaussianDenoiser(0.0, 1.0, sd.VPSDE())
     denoiser.sde = Cubic()
-    with pytest.raises(ValueError, match=r"need a drift f\(t\) x, got .*Cubic.*torchsde"):
-        sd.sample(denoiser, sd.DDIM(), shape=(2, 1))
+    for model in (denoiser, sd.ScoreNetwork(torch.nn.Identity(), Cubic())):
+        with pytest.raises(ValueError, match=r"need a drift f\(t\) x, got .*Cubic.*simulate_reverse.*torchsde"):
+            sd.sample(model, sd.DDIM(), shape=(2, 1))
     with pytest.raises(ValueError, match="table for processes with drift"):
         sd.Heun().tableau(Cubic(), sd.uniform(sd.VPSDE(), 4))
+
+
+@pytest.mark.parametrize("solver", [sd.DDIM(), "auto"], ids=str)
+def test_a_score_network_and_a_process_that_still_learns_are_refused(solver):
+    with pytest.raises(TypeError, match=r"ask a Denoiser for x0_hat, and ScoreNetwork is none; take simulate_reverse"):
+        sd.sample(sd.ScoreNetwork(torch.nn.Identity(), sd.VPSDE()), solver, shape=(2, 1))
+    denoiser = mixture(sd.LearnedVPSDE())
+    with pytest.raises(ValueError, match=r"and LearnedVPSDE\(.*\) learns; take denoiser.under\(denoiser.sde.frozen\(\)\)"):
+        sd.sample(denoiser, solver, shape=(2, 3))
+    assert sd.sample(denoiser.under(denoiser.sde.frozen()), solver, shape=(2, 3), seeds=range(2)).isfinite().all()
 
 
 @pytest.mark.parametrize("sde", [sd.VPSDE(), sd.EDMSDE(), sd.RectifiedFlow(), sd.DDPMChain(sd.linear_betas(50))], ids=repr)

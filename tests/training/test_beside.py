@@ -26,7 +26,7 @@ class Uncertain(nn.Module):
         super().__init__()
         self.a, self.b = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
         self.register_buffer("sums", torch.zeros(3, dtype=torch.float64))
-        self.inner = sd.DenoisingScoreMatching()
+        self.inner = sd.VDMLoss()
 
     def forward(self, denoiser, x0, *, t, **options):
         u = self.a + self.b * t.to(x0)
@@ -81,6 +81,17 @@ def test_the_parameters_of_loss_and_process_are_trained_and_saved(config, tmp_pa
         assert not torch.equal(found[f"beside.{name}"], fresh.get(name, torch.zeros(())))
         assert f"beside-optimizer.{name}:exp_avg_sq" in found
     assert found["beside.loss.sums"].abs().min() > 0
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_weight_decay_is_the_network_s_alone(config, tmp_path, optimizer):
+    for decay in (0.0, 0.5):
+        run(changed(config, steps=1, warmup=0, optimizer=optimizer, weight_decay=decay), tmp_path / f"{decay}")
+    none, some = (
+        {name: value for name, value in tensors(tmp_path / f"{decay}").items() if name.startswith("beside")} for decay in (0.0, 0.5)
+    )
+    assert same(none, some)
+    assert not same(tensors(tmp_path / "0.0"), tensors(tmp_path / "0.5"))
 
 
 def test_a_resumed_run_reaches_the_same_bits(config, tmp_path):
