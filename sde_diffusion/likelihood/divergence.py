@@ -44,6 +44,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.denoisers import Denoiser
+from sde_diffusion.denoisers.base import recorded, vector_jacobian
 from sde_diffusion.noise import Noise
 from sde_diffusion.sdes.base import check_count
 from sde_diffusion.solvers.adaptive import Along, Pair, Slopes
@@ -161,13 +162,13 @@ class EstimatedDivergence(Divergence):
 
     def evaluate(self, slopes: Slopes, row: int, w: Tensor, cond: Any, out: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         record = torch.is_grad_enabled()
-        with torch.enable_grad():
+        with recorded(record):
             z = w * slopes.into[row] if record and w.requires_grad else (w * slopes.into[row]).detach().requires_grad_()
             raw = slopes.raw[row](z, cond)
         basis = _orthonormal(self.latest)
         u, free = self._draw(basis)
         vectors = torch.cat([basis, u]) if len(basis) else u
-        products = self._pulled(raw, z, vectors, record)
+        products = vector_jacobian(raw, z, vectors.reshape(-1, *w.shape), record=record).flatten(2)
         slope = slopes.sum(row, w, raw if record else raw.detach(), out)
         of_w, of_raw = slopes.of_w[row].reshape(-1, 1), (slopes.of_raw[row] * slopes.into[row]).reshape(-1, 1)
         applied = torch.addcmul(vectors * of_w, products, of_raw)
@@ -242,18 +243,6 @@ class EstimatedDivergence(Divergence):
         if self.distribution != "rademacher":
             u = u * (free.sqrt().to(u)[:, None] / torch.linalg.vector_norm(u, dim=-1, keepdim=True))
         return u, free
-
-    def _pulled(self, raw: Tensor, z: Tensor, vectors: Tensor, record: bool) -> Tensor:
-        """Each of the vectors (k, b, d) times the Jacobian of raw at z."""
-        shaped = vectors.reshape(len(vectors), *z.shape)
-        if not raw.requires_grad:
-            return torch.zeros_like(vectors)
-        pulled = []
-        for k, v in enumerate(shaped):
-            last = k + 1 == len(shaped) and not record
-            (g,) = torch.autograd.grad(raw, z, v, retain_graph=not last, create_graph=record, materialize_grads=True)
-            pulled.append(g)
-        return torch.stack(pulled).flatten(2)
 
 
 def check_probes(x: Tensor, probes: int, distribution: str, directions: int) -> None:

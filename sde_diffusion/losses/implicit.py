@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from sde_diffusion.denoisers.base import recorded
 from sde_diffusion.denoisers.score_network import ScoreModel, check_score
 from sde_diffusion.expressions import plain_floats
 from sde_diffusion.losses.simulated import SimulatedScoreMatching, states
@@ -75,7 +76,7 @@ class ImplicitScoreMatching(_Implicit):
                 f"the exact trace takes one backward pass per dimension, at most {self.max_dim}, and states of shape {tuple(x.shape[1:])} "
                 f"have {x[0].numel()}; use SlicedScoreMatching or FiniteDifferenceScoreMatching"
             )
-        with torch.enable_grad():
+        with recorded(twice=True):
             x, score = _leaf(model, x, t, cond)
             axes = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device).reshape(-1, 1, *x.shape[1:])
             trace = sum((_curvature(score, x, axis.expand_as(x)) for axis in axes), start=x.new_zeros(len(x)))
@@ -110,7 +111,7 @@ class SlicedScoreMatching(_Implicit):
         return self.probes
 
     def _objective(self, model: ScoreModel, x: Tensor, t: Tensor, cond: Any, probes: tuple[Tensor, ...]) -> Tensor:
-        with torch.enable_grad():
+        with recorded(twice=True):
             x, score = _leaf(model, x, t, cond)
             vs = [_probe(z, self.distribution) for z in probes]
             slices = sum((_curvature(score, x, v) for v in vs), start=x.new_zeros(len(x)))

@@ -221,3 +221,34 @@ def test_guided_and_unconditioned_models_are_refused():
         sd.log_likelihood(sd.Clipped(guided), x, cond=labels)
     plain = sd.log_likelihood(sd.ClassifierFreeGuidance(denoiser, 1.0, null=10), x, cond=labels)
     assert torch.equal(plain.nats, sd.log_likelihood(denoiser, x, cond=labels).nats)
+
+
+def test_networks_with_attention_have_gradients_of_likelihoods_and_sliced_losses():
+    # torch's fused attention cannot be differentiated twice, and torch batches no products of it that can
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = sd.UNet(sd.UNetConfig(channels=1, width=8, multipliers=(1,), attention=(0,))).double()
+        for weight in network.parameters():
+            nn.init.normal_(weight, std=0.05)
+    denoiser = sd.NetworkDenoiser(network, sd.VPSDE(), sd.Epsilon())
+    x = torch.randn(2, 1, 2, 2, generator=generator(), dtype=torch.float64).requires_grad_()
+    options = {"rtol": 1e-3, "atol": 1e-3, "differentiable": True}
+    for method in ({}, {"method": "hutchinson", "probes": 4, "distribution": "orthogonal", "generator": generator()}):
+        (gradient,) = torch.autograd.grad(sd.log_likelihood(denoiser, x, **method, **options).nats.sum(), x)
+        assert gradient.isfinite().all()
+        assert gradient.abs().min() > 0
+    sd.SlicedScoreMatching(steps=2)(denoiser, x.detach(), generator=generator()).mean().backward()
+    assert network.last.weight.grad.abs().sum() > 0
+
+
+def test_many_probes_at_once_are_those_one_by_one(monkeypatch):
+    denoiser = sd.NetworkDenoiser(Network(), sd.VPSDE(), sd.V())
+    x = torch.randn(5, 1, 2, 2, generator=generator())
+    found = {}
+    for products in (2048, 1):
+        monkeypatch.setattr("sde_diffusion.denoisers.base.PRODUCTS", products)
+        found[products] = [
+            sd.log_likelihood(denoiser, x, method=method, probes=3, generator=generator()).nats for method in ("exact", "hutchinson")
+        ]
+    for one, other in zip(*found.values(), strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
