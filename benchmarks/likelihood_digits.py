@@ -1,6 +1,6 @@
 """Bits per dimension of the 360 held-out digits under trained runs: a row per run, as a Markdown table.
 
-    python benchmarks/likelihood_digits.py runs/likelihood_digits_vp runs/likelihood_digits_subvp ... [--n 360] [--probes 4]
+    python benchmarks/likelihood_digits.py runs/likelihood_digits_vp runs/likelihood_digits_subvp ... [--n 360] [--probes 1]
 
 All columns are upper bounds on the mean of -log2 P(k)/64, in bits, with a 95 % interval over the digits:
 
@@ -65,7 +65,7 @@ def columns(workdir: str, options: argparse.Namespace) -> Iterator[tuple[str, ob
     yield "s", f"{time.perf_counter() - start:.0f}"
 
 
-def bound(denoiser: sd.Denoiser, x: Tensor, quantization: Quantization, options: argparse.Namespace) -> Tensor:
+def bound(denoiser: sd.NetworkDenoiser, x: Tensor, quantization: Quantization, options: argparse.Namespace) -> Tensor:
     """The variational bound in bits per dimension, (n,)."""
     if quantization.dequantized:
         decoder, t_min, offset = None, None, math.log2(quantization.width)
@@ -74,7 +74,8 @@ def bound(denoiser: sd.Denoiser, x: Tensor, quantization: Quantization, options:
     generator = torch.Generator().manual_seed(0)
     if isinstance(denoiser.sde, Chain):
         steps = None if denoiser.sde.length <= options.samples else options.samples
-        found = chain_bound(denoiser, x, steps=steps, draws=1, decoder=decoder, generator=generator)
+        variance = "learned" if denoiser.parameterization.learns_variance else "posterior"
+        found = chain_bound(denoiser, x, steps=steps, draws=1, variance=variance, decoder=decoder, generator=generator)
     else:
         found = continuous_bound(denoiser, x, samples=options.samples, draws=1, t_min=t_min, decoder=decoder, generator=generator)
     return found.nats / (math.log(2) * x[0].numel()) - offset
@@ -94,11 +95,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workdirs", nargs="+", help="of runs on quantised data")
     parser.add_argument("--n", type=int, default=360, help="digits of either part; default: %(default)s")
-    parser.add_argument("--probes", type=int, default=4, help="of the trace, 0 for the exact one; default: %(default)s")
+    parser.add_argument("--probes", type=int, default=1, help="of the trace, 0 for the exact one; default: %(default)s")
     parser.add_argument("--importance", type=int, default=1, help="states per digit, > 1 for two columns more; default: %(default)s")
     parser.add_argument("--importance-n", type=int, default=32, help="digits of these columns; default: %(default)s")
     parser.add_argument("--samples", type=int, default=200, help="noise levels of the bound; default: %(default)s")
-    parser.add_argument("--rtol", type=float, default=1e-4, help="of the flow; default: %(default)s")
+    parser.add_argument("--rtol", type=float, default=1e-5, help="of the flow; default: %(default)s")
     options = parser.parse_args()
     for i, workdir in enumerate(options.workdirs):
         names, cells = zip(*columns(workdir, options), strict=True)

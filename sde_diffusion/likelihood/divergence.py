@@ -24,8 +24,8 @@ point to one side. Steps are chosen by the state alone, so that nothing is biase
     Var = sum_i (h beta_i)^2 V_i,    V_i = 2 E[|r|^2 - (u . r)^2/d]  with r = (A - D) u          (4)
 
 (one probe on a sphere and symmetric A: exact; for signs times d/(d - 2), and too large by what D leaves of the diagonal; for other A too
-large), to which several probes add the variance between them. Weights beta of order 4 may have the sum of squares .45, the method's own of
-order 5 have .76.
+large), to which a few probes add the variance between them, and which four do without. Weights beta of order 4 may have the sum of squares
+.45, the method's own of order 5 have .76.
 
 Part of the products may be spent on k directions Q, over which the trace is then exact, while the probes see the rest (Meyer et al. 2021,
 Hutch++):
@@ -60,6 +60,7 @@ _MEMORY = 0.3  # share of the latest look in the mean
 _SPREAD, _DRIFT = 0.3, 0.003  # variance of theta before the first look, and what each stage adds to it; 0 and .03 leave 2 % more error
 _RATIOS = 1e-3, 1e3  # of v
 _WORTH = 2  # how many probes (4) is worth beside the variance between probes: two probes alone cover .88 of what they should .95
+_ENOUGH = 4  # probes whose own variance says enough: (4) of signs is too long on networks, which see coordinates of very different widths
 _UNIT = 10.0  # nats of a step's error per tolerance and sqrt(d): 2 % more calls, and of 1000 paths none that is wrong by .01
 _RANK = 1e-5  # of a vector's length: a direction of which less is left by the others is rounding
 
@@ -196,7 +197,8 @@ class EstimatedDivergence(Divergence):
             square = torch.linalg.vector_norm(r, dim=-1).double() ** 2
             variance = self._spread(square, each, free).mean(0) / k
             if k > 1:
-                variance = ((k - 1) * each.var(0) / k + _WORTH * variance) / (k - 1 + _WORTH)
+                worth = _WORTH if k < _ENOUGH else 0
+                variance = ((k - 1) * each.var(0) / k + worth * variance) / (k - 1 + worth)
             if self.distribution == "orthogonal":
                 variance = variance * ((free - k) / (free - 1).clamp(min=1)).clamp(min=0)  # k of d axes leave so much to the others
             noise = (square.mean(0) / (k * self.dimension)).to(a)[:, None]
