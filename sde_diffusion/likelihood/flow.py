@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.denoisers import Denoiser
-from sde_diffusion.likelihood.divergence import Divergence, EstimatedDivergence, ExactDivergence, check_probes
+from sde_diffusion.likelihood.divergence import Divergence, ExactDivergence
+from sde_diffusion.likelihood.hutchinson import EstimatedDivergence, check_probes
 from sde_diffusion.noise import Noise, make_noise
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.solvers.adaptive import PAIRS, AdaptiveODE

@@ -8,7 +8,7 @@ import torch
 
 import sde_diffusion as sd
 from sde_diffusion.denoisers import Denoiser
-from sde_diffusion.likelihood.divergence import _BETA, DISTRIBUTIONS
+from sde_diffusion.likelihood.hutchinson import _BETA, DISTRIBUTIONS
 from sde_diffusion.solvers.adaptive import PAIRS
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
