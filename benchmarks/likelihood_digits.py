@@ -10,6 +10,11 @@ All columns are upper bounds on the mean of -log2 P(k)/64, in bits, with a 95 % 
     bound      the variational bound of the reverse SDE: of the density of digits with uniform noise, or, of a run that was trained without,
                with a decoder that gives the grey levels' probabilities
     train      as the first column, on as many training digits; the gap is how much is memorised
+
+    python benchmarks/likelihood_digits.py runs/likelihood_digits_vp --spend 16
+
+instead measures what products per call are best spent on: the error of log p to the exact trace in nats and how often 1.96 standard errors
+cover it, on so many digits and four seeds of the probes, and the error of coarser tolerances.
 """
 
 from __future__ import annotations
@@ -65,7 +70,36 @@ def columns(workdir: str, options: argparse.Namespace) -> Iterator[tuple[str, ob
     yield "s", f"{time.perf_counter() - start:.0f}"
 
 
-def bound(denoiser: sd.NetworkDenoiser, x: Tensor, quantization: Quantization, options: argparse.Namespace) -> Tensor:
+SPENDINGS = [(1, "rademacher", 0), (1, "gaussian", 0), (4, "rademacher", 0), (4, "gaussian", 0), (4, "rademacher", 2), (8, "rademacher", 0),
+             (8, "orthogonal", 0), (8, "rademacher", 2)]  # probes, their law, and how many of them are directions  # fmt: skip
+
+
+def spending(workdir: str, options: argparse.Namespace) -> None:
+    """Prints the error of each way to spend products, and of coarser tolerances, to the exact trace at `rtol`."""
+    checkpoint = open_checkpoint(workdir)
+    denoiser, data = checkpoint.denoiser(), load_data(checkpoint.state["config"]["data"])
+    x = data.held_out.up_to(options.spend).x
+    exact = sd.log_likelihood(denoiser, x, rtol=options.rtol, atol=options.rtol)
+    print(f"exact trace at {options.rtol:g}: log p = {exact.nats.mean():.2f} nats, {exact.nfe.double().mean():.0f} calls\n")
+    print("| products | law | directions | tolerance | calls | mean error | rms error | standard error | covered |\n" + "|---" * 9 + "|")
+    for (probes, law, directions), rtol in [*((way, options.rtol) for way in SPENDINGS), ((64, "orthogonal", 0), 10 * options.rtol)]:
+        found = [
+            sd.log_likelihood(
+                denoiser, x, method="hutchinson", probes=probes, distribution=law, directions=directions, rtol=rtol, atol=rtol,
+                generator=torch.Generator().manual_seed(seed),
+            )
+            for seed in range(4 if probes < 64 else 1)
+        ]  # fmt: skip
+        off, errors = torch.stack([f.nats - exact.nats for f in found]), torch.stack([f.standard_error for f in found])
+        figures = found[0].nfe.double().mean(), off.mean(), off.square().mean().sqrt(), errors.square().mean().sqrt()
+        covered = (off.abs() <= 1.96 * errors).double().mean()
+        print(
+            "| " + " | ".join([str(probes), law, str(directions), f"{rtol:g}", *(f"{v:.3g}" for v in figures), f"{covered:.2f}"]) + " |",
+            flush=True,
+        )
+
+
+def bound(denoiser: sd.Denoiser, x: Tensor, quantization: Quantization, options: argparse.Namespace) -> Tensor:
     """The variational bound in bits per dimension, (n,)."""
     if quantization.dequantized:
         decoder, t_min, offset = None, None, math.log2(quantization.width)
@@ -74,7 +108,8 @@ def bound(denoiser: sd.NetworkDenoiser, x: Tensor, quantization: Quantization, o
     generator = torch.Generator().manual_seed(0)
     if isinstance(denoiser.sde, Chain):
         steps = None if denoiser.sde.length <= options.samples else options.samples
-        variance = "learned" if denoiser.parameterization.learns_variance else "posterior"
+        learned = isinstance(denoiser, sd.NetworkDenoiser) and denoiser.parameterization.learns_variance
+        variance = "learned" if learned else "posterior"
         found = chain_bound(denoiser, x, steps=steps, draws=1, variance=variance, decoder=decoder, generator=generator)
     else:
         found = continuous_bound(denoiser, x, samples=options.samples, draws=1, t_min=t_min, decoder=decoder, generator=generator)
@@ -100,7 +135,12 @@ def main() -> None:
     parser.add_argument("--importance-n", type=int, default=32, help="digits of these columns; default: %(default)s")
     parser.add_argument("--samples", type=int, default=200, help="noise levels of the bound; default: %(default)s")
     parser.add_argument("--rtol", type=float, default=1e-5, help="of the flow; default: %(default)s")
+    parser.add_argument("--spend", type=int, default=0, help="digits of the comparison of probes; default: none, the table of runs")
     options = parser.parse_args()
+    if options.spend:
+        for workdir in options.workdirs:
+            spending(workdir, options)
+        return
     for i, workdir in enumerate(options.workdirs):
         names, cells = zip(*columns(workdir, options), strict=True)
         if i == 0:

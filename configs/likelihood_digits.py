@@ -15,9 +15,9 @@ Digits are dequantised uniformly: a density of theirs bounds the probability of 
 or 0.01, the least noise of VESDE, and so does the likelihood. Under the likelihood's weighting they are uniform in the log-SNR, which
 leaves of weight and density a constant, 24 for VP: hence the larger clip.
 
-Hardware: 2 CPU cores. Duration: about that of configs/vp_digits.py, whose network it has. Expected, in bits per dimension of held-out digits
-by the probability flow, with 95 % intervals of 0.022 (`python benchmarks/likelihood_digits.py runs/likelihood_digits_vp --probes 1`):
-vp 1.82, subvp 1.82, ve 1.80, vp_simple 1.89, subvp_simple 1.85, ve_simple 1.80.
+Hardware: 2 CPU cores. Duration: about that of configs/vp_digits.py, whose network it has. Expected: bits per dimension of held-out
+digits by the probability flow, 95 % intervals of ±0.022 (`python benchmarks/likelihood_digits.py runs/likelihood_digits_vp`):
+vp 1.81, subvp 1.81, ve 1.79, vp_simple 1.89, subvp_simple 1.86, ve_simple 1.79.
 """
 
 from sde_diffusion.training import default_config
