@@ -13,25 +13,21 @@ belief for one is a belief for every other: with log_snr'(t') = log_snr(t),
 from __future__ import annotations
 
 import abc
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sde_diffusion.denoisers.jacobian import jacobian_trace
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.shapes import Time, as_time, expand
 
 if TYPE_CHECKING:
     from sde_diffusion.denoisers.model_card import ModelCard
     from sde_diffusion.denoisers.network import NetworkDenoiser
-
-
-PRODUCTS = 2048  # vector-Jacobian products at once, samples times coordinates: what bounds the memory of an exact trace
 
 
 class Prediction(NamedTuple):
@@ -160,17 +156,7 @@ class Denoiser(nn.Module, abc.ABC):
 
         Differentiable where gradients are recorded, such as for the gradient of a likelihood.
         """
-        record = torch.is_grad_enabled()
-        with recorded(record):
-            z = x if record and x.requires_grad else x.detach().requires_grad_()
-            x0_hat = self(z, t, cond)
-        d = x[0].numel()
-        trace = x.new_zeros(len(x), dtype=torch.float64)
-        for part in torch.arange(d, device=x.device).split(max(1, PRODUCTS // len(x))):
-            basis = torch.nn.functional.one_hot(part, d).to(x)[:, None].expand(-1, len(x), -1).reshape(-1, *x.shape)
-            pulled = vector_jacobian(x0_hat, z, basis, keep=record or int(part[-1]) + 1 < d, record=record)
-            trace = trace + pulled.flatten(2)[torch.arange(len(part), device=x.device), :, part].double().sum(0)
-        return (x0_hat, trace) if record else (x0_hat.detach(), trace)
+        return jacobian_trace(lambda z: self(z, t, cond), x)
 
     def under(self, sde: AffineSDE) -> Denoiser:
         """The same belief as a denoiser for another affine process, by the change of variables (4)."""
@@ -226,34 +212,6 @@ class Denoiser(nn.Module, abc.ABC):
             if tensor.is_floating_point():
                 return torch.empty(0, device=tensor.device, dtype=torch.promote_types(tensor.dtype, torch.float32))
         return torch.empty(0)
-
-
-@contextlib.contextmanager
-def recorded(twice: bool) -> Iterator[None]:
-    """Records gradients; `twice`, so that these can be differentiated too, which torch's fused attention cannot be."""
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH) if twice else contextlib.nullcontext():
-        yield
-
-
-def vector_jacobian(y: Tensor, x: Tensor, vectors: Tensor, *, keep: bool = False, record: bool = False) -> Tensor:
-    """Each of the vectors (k, *y) times dy/dx, (k, *x), in one call unless gradients are recorded or there are many.
-
-    Args:
-        y: a function of x of any shape.
-        x: what it is a function of.
-        vectors: (k, *y).
-        keep: whether there will be more products of the same y.
-        record: whether the products can be differentiated.
-    """
-    if not y.requires_grad:
-        return vectors.new_zeros(len(vectors), *x.shape)
-    options: dict[str, Any] = {"create_graph": record, "materialize_grads": True}
-    if len(vectors) > 1 and not record and len(vectors) * len(x) <= PRODUCTS:
-        (pulled,) = torch.autograd.grad(y, x, vectors, retain_graph=keep, is_grads_batched=True, **options)
-        return pulled
-    last = len(vectors) - 1
-    products = (torch.autograd.grad(y, x, v, retain_graph=keep or record or i < last, **options)[0] for i, v in enumerate(vectors))
-    return torch.stack(list(products))
 
 
 class ChangeOfVariables(Denoiser):

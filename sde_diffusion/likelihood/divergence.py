@@ -1,6 +1,6 @@
 """The divergence of the probability flow, integrated along its paths.
 
-In the variables of solvers/adaptive.py, dw/dp = a w + b x0_hat(n w), the density of w changes along a path by the integral of
+In the variables of solvers/clock.py, dw/dp = a w + b x0_hat(n w), the density of w changes along a path by the integral of
 
     div = a d + b n tr J,    J = dx0_hat/dx                                                      (1)
 
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.denoisers import Denoiser
-from sde_diffusion.solvers.adaptive import Along, Pair, Slopes
+from sde_diffusion.solvers.adaptive import Along, Pair
+from sde_diffusion.solvers.clock import Slopes
 
 _UNIT = 10.0  # nats of a step's error per tolerance and sqrt(d): 2 % more calls, and of 1000 paths none that is wrong by .01
 

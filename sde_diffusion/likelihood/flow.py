@@ -1,6 +1,6 @@
 """Log-likelihoods by the probability flow.
 
-The ODE of solvers/adaptive.py takes the state w = x/n from the data to the noise, and its divergence tells how the density changes,
+The ODE of solvers/clock.py takes the state w = x/n from the data to the noise, and its divergence tells how the density changes,
 
     log p_t0(x) = log p_1(x_1) + d log(n_1/n_0) + int div dp                                     (1)
 

@@ -1,6 +1,6 @@
 """The trace of the flow's Jacobian, estimated by products with random vectors (Hutchinson 1989).
 
-With A the Jacobian of dw/dp in the variables of solvers/adaptive.py, and D a diagonal that does not depend on the probe u, E[u u^T] = I,
+With A the Jacobian of dw/dp in the variables of solvers/clock.py, and D a diagonal that does not depend on the probe u, E[u u^T] = I,
 
     tr A = sum D + E[u . (A - D) u]                                                              (1)
 
@@ -37,11 +37,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sde_diffusion.denoisers.base import recorded, vector_jacobian
+from sde_diffusion.denoisers.jacobian import recorded, vector_jacobian
 from sde_diffusion.likelihood.divergence import Divergence
 from sde_diffusion.noise import Noise
 from sde_diffusion.sdes.base import check_count
-from sde_diffusion.solvers.adaptive import Slopes
+from sde_diffusion.solvers.clock import Slopes
 
 DISTRIBUTIONS = ("rademacher", "gaussian", "sphere", "orthogonal")
 

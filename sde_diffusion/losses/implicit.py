@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sde_diffusion.denoisers.base import recorded
+from sde_diffusion.denoisers.jacobian import recorded
 from sde_diffusion.denoisers.score_network import ScoreModel, check_score
 from sde_diffusion.expressions import plain_floats
 from sde_diffusion.losses.simulated import SimulatedScoreMatching, states

@@ -1,26 +1,9 @@
 """The probability-flow ODE with automatic steps, one step size per sample.
 
-With r = sigma/(c alpha), c the standard deviation of the data, every affine process has the same flow up to the scale n and the clock p
-of its state w = x/n:
-
-    dw/dp = a w + b x0_hat                                                                       (1)
-
-    form       p              n                            a            b
-    angle      atan r         sqrt(alpha^2 + sigma^2/c^2)  1/tan p      -1/sin p                 (2)
-    velocity   r/(1 + r)      alpha + sigma/c              1/p          -1/p                     (3)
-    log_snr    log r          sqrt(alpha^2 + sigma^2/c^2)  cos^2        -cos                     (4)
-    t          t              1                            f - b/alpha  -g^2 alpha/(2 sigma^2)   (5)
-
-with cos^2 = 1/(1 + r^2). They follow from x = alpha x0 + sigma eps and d(x/alpha) = eps d(sigma/alpha), eps = (x - alpha x0_hat)/sigma. In
-(2), w = cos(p) x0 + sin(p) c eps and the slope is its derivative at fixed x0 and eps; in (3), w = (1 - p) x0 + p c eps, so that where the
-prediction is constant the path is straight and a step of any length exact: the linear part of the flow is integrated exactly. (Taken out
-by d(x/sigma) = x0_hat d(alpha/sigma) or d(x/alpha) = eps d(sigma/alpha) it leaves a clock that runs over four decades, and the steps of a
-Runge-Kutta method were rejected half of the time.) In (2) to (4) w is x0 at the data's end and c eps at the noise's, so tolerances are in
-units of the data throughout, and the same for VP and VE.
-
-(1) is integrated by a pair of Runge-Kutta methods (Dormand & Prince 1980; Bogacki & Shampine 1989) with local extrapolation, and a PI rule
-for the step size (Hairer, Norsett & Wanner 1993, II.4; Gustafsson 1991). Of a step all arithmetic on times, the denoiser's too, is done at
-once for all stages and samples; a stage is then one product with the slopes before it, the raw network call and four multiplications.
+In the variables of clock.py the flow is dw/dp = a w + b x0_hat. It is integrated by a pair of Runge-Kutta methods (Dormand & Prince 1980;
+Bogacki & Shampine 1989) with local extrapolation, and a PI rule for the step size (Hairer, Norsett & Wanner 1993, II.4; Gustafsson 1991).
+Of a step all arithmetic on times, the denoiser's too, is done at once for all stages and samples; a stage is then one product with the
+slopes before it, the raw network call and four multiplications.
 """
 
 from __future__ import annotations
@@ -28,19 +11,19 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sde_diffusion.denoisers import Denoiser
-from sde_diffusion.denoisers.base import Levels
 from sde_diffusion.expressions import plain_floats
 from sde_diffusion.noise import Noise
 from sde_diffusion.sdes import AffineSDE
 from sde_diffusion.sdes.base import check_positive
 from sde_diffusion.solvers.base import Move, Solver, Step
+from sde_diffusion.solvers.clock import FORMS, Clock, Slopes, slopes_at
 from sde_diffusion.solvers.tableau import Tableau
 
 
@@ -94,71 +77,6 @@ class Along(abc.ABC):
         """Goes on with the samples `index` of the batch; the others have arrived."""
 
 
-class Slope(NamedTuple):
-    """What (1) is at given clocks: the levels, and n, a, b."""
-
-    levels: Levels
-    n: Tensor
-    a: Tensor
-    b: Tensor
-
-
-@dataclasses.dataclass(frozen=True)
-class Clock:
-    """The clock of (2), (3) or (4) for a process.
-
-    Args:
-        sde: the process.
-        c: standard deviation of the data.
-        form: of which form.
-    """
-
-    sde: AffineSDE
-    c: float
-    form: str
-
-    def __call__(self, t: Tensor) -> Tensor:
-        """p at time t."""
-        if self.form == "t":
-            return t
-        signal, noise = self.c * self.sde.alpha(t), self.sde.sigma(t)
-        if self.form == "angle":
-            return torch.atan2(noise, signal)
-        return noise / (signal + noise) if self.form == "velocity" else (noise / signal).log()
-
-    def scale(self, t: Tensor) -> Tensor:
-        """n at time t."""
-        if self.form == "t":
-            return torch.ones_like(t)
-        alpha, noise = self.sde.alpha(t), self.sde.sigma(t) / self.c
-        return alpha + noise if self.form == "velocity" else torch.hypot(alpha, noise)
-
-    def slope(self, p: Tensor, first: float, last: float, dtype: torch.dtype = torch.float64) -> Slope:
-        """(1) at clocks p, in `dtype` what keeps its digits there, and times kept between `last` and `first` against rounding."""
-        if self.form == "t":
-            levels = Levels(self.sde.alpha(p), self.sde.sigma(p), self.sde.log_snr(p), lambda: p)
-            b = -0.5 * (self.sde.g(p) / levels.sigma) ** 2
-            return Slope(levels, torch.ones_like(p), self.sde.f(p) - b, b * levels.alpha)
-        if self.form == "log_snr":
-            r = torch.exp(p).to(dtype)
-            cos = torch.rsqrt(1 + r**2)
-            a, b = cos**2, -cos
-        else:  # float64 up to here: next to the noise cos is a small difference
-            angle = self.form == "angle"
-            sin, cos = (torch.sin(p) if angle else p).to(dtype), (torch.cos(p) if angle else (1 - p).clamp_(min=2**-53)).to(dtype)
-            r, b = sin / cos, -1 / sin
-            a = cos / sin if angle else -b
-        log_snr = (rho := r * self.c).log().neg_()
-        alpha = self.sde.alpha_of_log_snr(log_snr)
-
-        def time() -> Tensor:
-            return self.sde.t_of_log_snr(log_snr.double()).clamp(min(first, last), max(first, last))
-
-        return Slope(Levels(alpha, alpha * rho, log_snr, time), alpha / cos, a, b)  # n cos = alpha, and in (3) n (1 - p)
-
-
-FORMS = ("angle", "velocity", "log_snr", "t")
-
 _FIRST_STEP = 0.55  # of the whole interval in p, times tolerance^(1/order): it costs no call; 0.7 jumps over decisions between modes
 _STRETCH = 1.15  # how much longer the last step may be; times _SAFETY less than 1, or a rejected step would be tried again
 _SAFETY, _SHRINK, _GROW = 0.8, 0.2, 5.0  # 0.8: at 0.9 twice the rejections, which a batch's slowest sample pays
@@ -180,7 +98,7 @@ class AdaptiveODE(Solver):
         method: "dopri5", order 5 and 6 calls per step, or "bosh3", order 3 and 3 calls, for tolerances of 1e-3 and more.
         rtol: relative tolerance per step, > 0.
         atol: absolute tolerance per step, > 0, in units of the data (form "t": of the state).
-        form: the variables of integration: "angle" (2), "velocity" (3), "log_snr" (4) or "t" (5).
+        form: the variables of integration: "angle", "velocity", "log_snr" or "t" (clock.py).
         data_std: standard deviation c of the data, > 0: the noise level at which the path bends; 1.4 times too much cost the ring
             7 % more calls. "t" does without.
         max_nfe: most network calls, at least 8.
@@ -241,7 +159,7 @@ class AdaptiveODE(Solver):
         first_step = span * _FIRST_STEP * (self.rtol + self.atol) ** (1 / pair.order)
 
         def slopes(p: Tensor, like: Tensor) -> Slopes:
-            return _slopes(denoiser, clock.slope(p, first, last, like.dtype), like)
+            return slopes_at(denoiser, clock.slope(p, first, last, like.dtype), like)
 
         def take(stage: int, slopes: Slopes, row: int, w: Tensor, cond: Any, out: Tensor | None = None) -> Tensor:
             return slopes(row, w, cond, out) if along is None else along.slope(stage, slopes, row, w, cond, out)
@@ -341,33 +259,6 @@ class Rows(list[Tensor]):
         n = len(weights)
         columns = torch.stack(self[:n]).flatten(1).T if self.out[0] is None else self.first[n]
         return torch.mv(columns, weights).view(self[0].shape)
-
-
-class Slopes(NamedTuple):
-    """dw/dp (1) at rows of clocks: of_w w + of_raw raw_i(into w, cond), the three (b, 1, ...) per row; `at` is where they are taken."""
-
-    raw: list[Callable[[Tensor, Any], Tensor]]
-    into: tuple[Tensor, ...]
-    of_w: tuple[Tensor, ...]
-    of_raw: tuple[Tensor, ...]
-    at: Slope
-
-    def __call__(self, i: int, w: Tensor, cond: Any, out: Tensor | None = None) -> Tensor:
-        return self.sum(i, w, self.raw[i](w * self.into[i], cond), out)
-
-    def sum(self, i: int, w: Tensor, raw: Tensor, out: Tensor | None = None) -> Tensor:
-        """dw/dp from what raw_i returned."""
-        return torch.mul(w, self.of_w[i], out=out).addcmul_(raw, self.of_raw[i])
-
-
-def _slopes(denoiser: Denoiser, at: Slope, like: Tensor) -> Slopes:
-    """The slopes at clocks (r, b, 1, ...), the change of variables and the denoiser's own in one."""
-    raw, into, skip, out = denoiser.at_each(at.levels, like)
-    into = at.n if into is None else at.n * into
-    of_w = at.a if skip is None else torch.addcmul(at.a, at.b * at.n, skip)
-    of_raw = at.b if out is None else at.b * out
-    into, of_w, of_raw = (v.to(like.dtype) for v in (into, of_w, of_raw))
-    return Slopes(raw, into.unbind(), of_w.unbind(), of_raw.unbind(), at)
 
 
 def check_calls(max_nfe: int, least: int) -> None:

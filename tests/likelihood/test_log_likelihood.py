@@ -246,7 +246,7 @@ def test_many_probes_at_once_are_those_one_by_one(monkeypatch):
     x = torch.randn(5, 1, 2, 2, generator=generator())
     found = {}
     for products in (2048, 1):
-        monkeypatch.setattr("sde_diffusion.denoisers.base.PRODUCTS", products)
+        monkeypatch.setattr("sde_diffusion.denoisers.jacobian.PRODUCTS", products)
         found[products] = [
             sd.log_likelihood(denoiser, x, method=method, probes=3, generator=generator()).nats for method in ("exact", "hutchinson")
         ]

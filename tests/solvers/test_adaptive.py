@@ -6,7 +6,8 @@ import torch
 from scipy.integrate import solve_ivp
 
 import sde_diffusion as sd
-from sde_diffusion.solvers.adaptive import FORMS, PAIRS, Clock, select
+from sde_diffusion.solvers.adaptive import PAIRS, select
+from sde_diffusion.solvers.clock import FORMS, Clock
 from sde_diffusion.solvers.external import ScipyODE
 
 
